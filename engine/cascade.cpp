@@ -1,0 +1,114 @@
+#include "engine/cascade.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "engine/error.h"
+#include "engine/passes.h"
+
+namespace offramp {
+namespace {
+
+// One rule per exit; the last one's is never asked.
+std::vector<ExitRule> exit_rules(const Graph& graph, std::span<const float> thresholds) {
+  const std::size_t wanted = graph.exits.size() - 1;
+  if (!thresholds.empty() && thresholds.size() != 1 && thresholds.size() != wanted) {
+    throw Error(ErrorKind::kUsage, "thresholds: wanted 1 or " + std::to_string(wanted) +
+                                       " of them, found " + std::to_string(thresholds.size()));
+  }
+  std::vector<ExitRule> rules;
+  for (std::size_t i = 0; i < graph.exits.size(); ++i) {
+    float t = graph.exits[i].threshold;
+    if (!thresholds.empty()) t = thresholds[std::min(i, thresholds.size() - 1)];
+    if (!(t >= 0.0f && t <= 1.0f)) {
+      throw Error(ErrorKind::kUsage,
+                  "thresholds: wanted values in [0, 1], found " + std::to_string(t));
+    }
+    rules.push_back({t});
+  }
+  return rules;
+}
+
+}  // namespace
+
+Stage::Stage(Plan plan, int exit, ExitRule rule, bool last, std::uint64_t macs)
+    : plan_(std::move(plan)), exit_(exit), rule_(rule), last_(last), macs_(macs) {}
+
+Stage::Outcome Stage::step(View input, StageMemory& memory) const noexcept {
+  const Plan::Outputs outputs = plan_.run(input, memory.workspace);
+  const std::size_t classes = static_cast<std::size_t>(plan_.classes());
+  const std::size_t batch = static_cast<std::size_t>(input.batch);
+  const std::span<float> probabilities{memory.probabilities.data(), batch * classes};
+  for (std::size_t n = 0; n < batch; ++n) {
+    memory.decisions[n] = decide(plan_.kernels(), {outputs.logits.data + n * classes, classes},
+                                 exit_, probabilities.subspan(n * classes, classes));
+  }
+  return {{memory.decisions.data(), batch}, probabilities, outputs.carry};
+}
+
+StageMemory Stage::make_memory() const {
+  const std::size_t batch = static_cast<std::size_t>(plan_.max_batch());
+  const std::size_t classes = static_cast<std::size_t>(plan_.classes());
+  return {plan_.make_workspace(), std::vector<Decision>(batch),
+          std::vector<float>(batch * classes)};
+}
+
+std::vector<Stage> make_stages(const Model& model, std::span<const float> thresholds,
+                               const PlanOptions& options) {
+  const std::vector<ExitRule> rules = exit_rules(model.graph, thresholds);
+  const FusedGraph fused = fuse(model.graph);
+  const std::vector<Segment> segments = split_at_exits(fused.graph);
+  std::vector<Stage> stages;
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    stages.emplace_back(Plan::compile(fused.graph, segments[i], options), static_cast<int>(i),
+                        rules[i], i + 1 == segments.size(), segments[i].macs);
+  }
+  return stages;
+}
+
+CascadeMemory make_cascade_memory(std::span<const Stage> stages) {
+  CascadeMemory memory;
+  std::size_t carry = 0;
+  const std::size_t batch = static_cast<std::size_t>(stages[0].plan().max_batch());
+  for (const Stage& stage : stages) {
+    memory.stages.push_back(stage.make_memory());
+    carry = std::max(carry, stage.plan().carry_shape().elements());
+  }
+  memory.survivors = Buffer(carry * batch);
+  memory.index.resize(batch);
+  return memory;
+}
+
+void run_cascade(std::span<const Stage> stages, View input, CascadeMemory& memory,
+                 std::span<Decision> decisions) noexcept {
+  assert(decisions.size() == static_cast<std::size_t>(input.batch));
+  std::iota(memory.index.begin(), memory.index.begin() + input.batch, 0);
+  for (std::size_t s = 0; s < stages.size() && input.batch > 0; ++s) {
+    const Stage& stage = stages[s];
+    const Stage::Outcome outcome = stage.step(input, memory.stages[s]);
+    const std::size_t size = outcome.carry.shape.elements();
+    int survivors = 0;
+    for (int n = 0; n < input.batch; ++n) {
+      const std::size_t from = static_cast<std::size_t>(n),
+                        to = static_cast<std::size_t>(survivors);
+      const Decision& decision = outcome.decisions[from];
+      const int sample = memory.index[from];
+      if (stage.answers(decision)) {
+        decisions[static_cast<std::size_t>(sample)] = decision;
+        continue;
+      }
+      // Not memcpy: a carry that is the stage's own input may already lie among the survivors.
+      std::memmove(memory.survivors.data() + to * size, outcome.carry.data + from * size,
+                   size * sizeof(float));
+      memory.index[to] = sample;
+      ++survivors;
+    }
+    input = {memory.survivors.data(), survivors, outcome.carry.shape};
+  }
+}
+
+}  // namespace offramp

@@ -1,0 +1,73 @@
+// The kernels of one instruction set, and the choice among them.
+//
+// Every function is pure: const inputs, sizes, output last; no allocation, no exception, no global.
+// Tensors are channels-last, float[height, width, channels], one sample unless a batch is named.
+// The slow twins stand in kernels/reference.h. Results do not depend on how samples are batched.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "kernels/shapes.h"
+
+namespace offramp {
+
+struct KernelTable {
+  const char* name;  ///< "scalar", "sse2", "avx2", "avx512", "neon"
+  int tile_rows;     ///< output pixels the convolution computes at once
+  int tile_columns;  ///< output channels the convolution computes at once; the packing's panel
+                     ///< width
+
+  /// y[oh, ow, oc] <- relu?(sum_{kh, kw, ic} x[oh*s - p + kh*d, ow*s - p + kw*d, ic] *
+  ///                        w[oc, ic, kh, kw] + bias[oc] + skip[oh, ow, oc])
+  /// as an indirect matrix product (Dukhan 2019, "The Indirect Convolution Algorithm"): for each
+  /// tile of pixels a table of pointers to input pixels replaces im2col's copy. `packed` comes from
+  /// pack_conv(); `scratch` has conv_scratch_floats() floats. x must not overlap y; skip may be y.
+  void (*conv2d)(const ConvShape& shape, const float* x, const float* packed,
+                 const Epilogue& epilogue, float* scratch, float* y);
+
+  /// The same for shape.depthwise(); `packed` comes from pack_depthwise().
+  void (*depthwise_conv2d)(const ConvShape& shape, const float* x, const float* packed,
+                           const Epilogue& epilogue, float* y);
+
+  /// y[rows, out] <- relu?(x[rows, in] * w[out, in]^T + bias[out] + skip[rows, out]);
+  /// `packed` comes from pack_linear().
+  void (*linear)(int rows, int in, int out, const float* x, const float* packed,
+                 const Epilogue& epilogue, float* y);
+
+  /// y[pixels, c] <- x[pixels, c] * scale[c] + shift[c]; y may be x.
+  void (*batch_norm)(int pixels, int channels, const float* x, const float* scale,
+                     const float* shift, float* y);
+
+  /// y <- max(x, 0); y may be x.
+  void (*relu)(int count, const float* x, float* y);
+
+  /// y <- relu?(a + b); y may be a or b.
+  void (*add)(int count, const float* a, const float* b, bool relu, float* y);
+
+  /// Maximum over the part of each window that lies inside the input.
+  void (*max_pool)(const PoolShape& shape, const float* x, float* y);
+
+  /// Sum over the part of each window inside the input, divided as PyTorch's avg_pool2d does.
+  void (*average_pool)(const PoolShape& shape, const float* x, float* y);
+
+  /// y[c] <- mean over pixels of x[pixels, c]
+  void (*global_average_pool)(int pixels, int channels, const float* x, float* y);
+
+  /// p[i] <- exp(x[i] - max x) / sum_j exp(x[j] - max x); p may be x. NaN or +Inf in x gives NaN.
+  void (*softmax)(int count, const float* x, float* p);
+
+  /// -sum_i p[i] ln p[i] in nats, with 0 ln 0 = 0; NaN if any p is NaN.
+  float (*entropy)(int count, const float* p);
+};
+
+/// The tables this machine can run, slowest first; the first is "scalar".
+std::span<const KernelTable* const> available_kernels();
+
+/// The table of that name, or nullptr when it is unknown or this machine cannot run it.
+const KernelTable* find_kernels(std::string_view name);
+
+/// The last of available_kernels().
+const KernelTable& best_kernels();
+
+}  // namespace offramp

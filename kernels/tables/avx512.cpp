@@ -1,0 +1,27 @@
+// AVX-512 F, BW, DQ, VL: Skylake-X (2017), Zen 4 (2022) and later.
+#include <immintrin.h>
+
+#include <xsimd/xsimd.hpp>
+
+namespace {
+
+using Batch = xsimd::batch<float, xsimd::avx512bw>;
+
+// xsimd 8.1 has no fused multiply-add for AVX-512.
+inline Batch multiply_add(const Batch& a, const Batch& b, const Batch& c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+
+}  // namespace
+
+// The bodies use multiply_add, which has to be declared before.
+#include "kernels/bodies.h"
+#include "kernels/tables/tables.h"
+
+namespace offramp {
+
+// 14 x 1 sums of 16 floats. One vector of channels and not two, because the networks of the edge
+// have layers of 16 channels; the pixel is broadcast by the multiply-add itself.
+constinit const KernelTable kAvx512Kernels = Kernels<Batch, 14, 1>::table("avx512");
+
+}  // namespace offramp

@@ -1,0 +1,10 @@
+// Plain C++: runs everywhere, and shows what a vector buys.
+#include "kernels/bodies.h"
+#include "kernels/tables/tables.h"
+
+namespace offramp {
+
+// 2 x 4 sums fit the registers of any machine.
+constinit const KernelTable kScalarKernels = Kernels<Lane, 2, 4>::table("scalar");
+
+}  // namespace offramp

@@ -1,0 +1,14 @@
+// Every x86-64 CPU.
+#include "kernels/tables/vector.h"
+// The bodies use multiply_add, which has to be declared before.
+#include "kernels/bodies.h"
+#include "kernels/tables/tables.h"
+
+namespace offramp {
+
+// 4 x 2 sums of 4 floats, 2 weights and a pixel: 11 of 16 registers; without FMA a product needs
+// one.
+constinit const KernelTable kSse2Kernels =
+    Kernels<xsimd::batch<float, xsimd::sse2>, 4, 2>::table("sse2");
+
+}  // namespace offramp

@@ -1,0 +1,275 @@
+// The compiled plan against its twin, the interpreter; memory; threads; the cascade.
+#include "engine/plan.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "engine/cascade.h"
+#include "engine/error.h"
+#include "engine/interpreter.h"
+#include "engine/overloaded.h"
+#include "engine/passes.h"
+#include "kernels/kernels.h"
+#include "kernels/layout.h"
+#include "tests/test_allocations.h"
+#include "tests/test_graphs.h"
+
+using namespace offramp;
+using test::GraphBuilder;
+
+namespace {
+
+std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+float largest(std::span<const float> values) {
+  float most = 0.0f;
+  for (float v : values) most = std::max(most, std::abs(v));
+  return most;
+}
+
+float largest_row(std::span<const float> weight, std::size_t rows) {
+  const std::size_t columns = weight.size() / rows;
+  double most = 0.0;
+  for (std::size_t r = 0; r < rows; ++r) {
+    double sum = 0.0;
+    for (float w : weight.subspan(r * columns, columns)) sum += static_cast<double>(w) * w;
+    most = std::max(most, sum);
+  }
+  return static_cast<float>(std::sqrt(most));
+}
+
+// How far each value may be off in float32, from how far its inputs are: rounding errors are taken
+// as independent (Higham and Mary 2019), so a row w of weights turns an error e into |w|_2 e and
+// adds sqrt(K) eps |w|_2 max|x| of its own.
+std::vector<float> error_bounds(const Graph& graph, const Values& values) {
+  constexpr float kEpsilon = std::numeric_limits<float>::epsilon();
+  std::vector<float> error(graph.values.size(), 0.0f);
+  for (const Layer& layer : graph.layers) {
+    float in = 0.0f, sum = 0.0f;
+    for (ValueId id : layer.inputs) {
+      in = std::max(in, error[at(id)]);
+      sum += error[at(id)];
+    }
+    const float x = largest(values[at(layer.inputs[0])]), y = largest(values[at(layer.output)]);
+    const auto rows = [&](std::span<const float> weight, int out) {
+      const float norm = largest_row(weight, at(out));
+      const float terms = static_cast<float>(weight.size() / at(out));
+      return norm * (in + std::sqrt(terms) * kEpsilon * x);
+    };
+    error[at(layer.output)] =
+        kEpsilon * y +
+        std::visit(Overloaded{
+                       [&](const Conv2d& o) { return rows(o.weight, o.out_channels); },
+                       [&](const Linear& o) { return rows(o.weight, o.out_features); },
+                       [&](const BatchNorm& o) {
+                         // weight <= 1.5 and variance >= 0.5 in random networks
+                         return o.mean.empty() ? in : 2.2f * (in + kEpsilon * x);
+                       },
+                       [&](const Add&) { return sum; },
+                       [&](const auto&) { return in; },
+                   },
+                   layer.op);
+  }
+  // Largest of many independent errors, each a few standard deviations.
+  for (float& e : error) e *= 8.0f;
+  return error;
+}
+
+void check_close(std::span<const float> found, std::span<const float> wanted, float tolerance) {
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (!(std::abs(found[i] - wanted[i]) <= tolerance)) {
+      INFO("at ", i, ": found ", found[i], ", wanted ", wanted[i], ", tolerance ", tolerance);
+      CHECK(false);
+      return;
+    }
+  }
+}
+
+std::vector<float> channels_last(const Shape& s, const std::vector<float>& x) {
+  std::vector<float> y(x.size());
+  to_channels_last(s.channels, s.height, s.width, x.data(), y.data());
+  return y;
+}
+
+std::vector<PlanOptions> all_options(int max_batch) {
+  std::vector<PlanOptions> all;
+  for (const KernelTable* table : available_kernels()) {
+    all.push_back({table, ConvAlgorithm::kDirect, max_batch});
+  }
+  all.push_back({nullptr, ConvAlgorithm::kIm2col, max_batch});
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("plans give the interpreter's values on random networks, with every table and BLAS") {
+  for (std::uint32_t seed = 0; seed < 150; ++seed) {
+    CAPTURE(seed);
+    GraphBuilder b({3, 12, 11}, seed);
+    test::build_random_network(b, 1 + static_cast<int>(seed % 3));
+    validate(b.graph());
+    const auto x = test::random_floats(b.random(), b.shape(0).elements());
+    const Values wanted = interpret(b.graph(), x);
+    const std::vector<float> bounds = error_bounds(b.graph(), wanted);
+    const FusedGraph fused = fuse(b.graph());
+    const std::vector<float> input = channels_last(b.shape(0), x);
+    for (const Graph* graph : {&b.graph(), &fused.graph}) {
+      const std::vector<Segment> segments = split_at_exits(*graph);
+      for (const PlanOptions& options : all_options(1)) {
+        CAPTURE(graph == &fused.graph);
+        CAPTURE(static_cast<int>(options.convolution));
+        CAPTURE((options.kernels ? options.kernels->name : "blas"));
+        std::vector<float> carry = input;
+        for (const Segment& segment : segments) {
+          const Plan plan = Plan::compile(*graph, segment, options);
+          Workspace workspace = plan.make_workspace();
+          const Plan::Outputs out = plan.run({carry.data(), 1, plan.input_shape()}, workspace);
+          const ValueId logits = graph->exits[at(segment.exit)].logits;
+          check_close({out.logits.data, out.logits.elements()}, wanted[at(logits)],
+                      bounds[at(logits)]);
+          if (segment.carry == kNoValue) continue;
+          check_close({out.carry.data, out.carry.elements()},
+                      channels_last(out.carry.shape, wanted[at(segment.carry)]),
+                      bounds[at(segment.carry)]);
+          const std::vector<float> next(out.carry.data, out.carry.data + out.carry.elements());
+          carry = next;
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a sample's answer does not depend on its batch, its thread or the workspace's past") {
+  GraphBuilder b({3, 12, 11}, 5);
+  test::build_random_network(b, 3);
+  const Model model = test::make_model(b.graph());
+  const int count = 13;
+  const std::size_t size = b.shape(0).elements();
+  const auto pictures = test::random_floats(b.random(), size * at(count), -2.0f, 2.0f);
+  for (PlanOptions options : all_options(count)) {
+    const std::vector<Stage> stages = make_stages(model, std::vector<float>{0.9f}, options);
+    std::vector<Decision> together(at(count)), alone(at(count));
+    CascadeMemory memory = make_cascade_memory(stages);
+    std::fill_n(memory.stages[0].workspace.data(), memory.stages[0].workspace.floats(), NAN);
+    run_cascade(stages, {pictures.data(), count, b.shape(0)}, memory, together);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t) {
+      threads.emplace_back([&, t] {
+        CascadeMemory own = make_cascade_memory(stages);
+        for (int n = t; n < count; n += 3) {
+          run_cascade(stages, {pictures.data() + at(n) * size, 1, b.shape(0)}, own,
+                      {&alone[at(n)], 1});
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(together == alone);
+  }
+}
+
+TEST_CASE("the cascade gives each sample the first exit that is sure") {
+  GraphBuilder b({3, 12, 11}, 8);
+  test::build_random_network(b, 3);
+  const Model model = test::make_model(b.graph());
+  const int count = 40;
+  const auto pictures =
+      test::random_floats(b.random(), b.shape(0).elements() * at(count), -3.0f, 3.0f);
+  const View view{pictures.data(), count, b.shape(0)};
+  PlanOptions options;
+  options.max_batch = count;
+
+  // What every exit says, from a cascade that never answers early.
+  std::vector<std::vector<Decision>> said(3, std::vector<Decision>(at(count)));
+  const std::vector<Stage> all = make_stages(model, std::vector<float>{0.0f}, options);
+  std::vector<StageMemory> memories;
+  View input = view;
+  for (const Stage& stage : all) {
+    memories.push_back(stage.make_memory());
+    const Stage::Outcome outcome = stage.step(input, memories.back());
+    std::copy(outcome.decisions.begin(), outcome.decisions.end(), said[at(stage.exit())].begin());
+    input = outcome.carry;
+  }
+  std::vector<int> taken(3, 0);
+  // Thresholds that lie in the middle of each exit's entropies.
+  std::vector<float> thresholds;
+  for (int e = 0; e < 2; ++e) {
+    std::vector<float> entropies;
+    for (const Decision& d : said[at(e)]) entropies.push_back(d.entropy);
+    std::nth_element(entropies.begin(), entropies.begin() + count / 2, entropies.end());
+    thresholds.push_back(entropies[at(count / 2)]);
+  }
+  const std::vector<Stage> stages = make_stages(model, thresholds, options);
+  CascadeMemory memory = make_cascade_memory(stages);
+  std::vector<Decision> decisions(at(count));
+  run_cascade(stages, view, memory, decisions);
+  for (int n = 0; n < count; ++n) {
+    int exit = 0;
+    while (exit < 2 && !(said[at(exit)][at(n)].entropy < thresholds[at(exit)])) ++exit;
+    CHECK(decisions[at(n)] == said[at(exit)][at(n)]);
+    ++taken[at(exit)];
+  }
+  for (int e = 0; e < 3; ++e) CHECK(taken[at(e)] > 0);
+}
+
+TEST_CASE("running a cascade allocates nothing") {
+  GraphBuilder b({3, 12, 11}, 3);
+  test::build_random_network(b, 3);
+  const Model model = test::make_model(b.graph());
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * 4);
+  for (PlanOptions options : all_options(4)) {
+    const std::vector<Stage> stages = make_stages(model, {}, options);
+    CascadeMemory memory = make_cascade_memory(stages);
+    std::vector<Decision> decisions(4);
+    const View view{pictures.data(), 4, b.shape(0)};
+    run_cascade(stages, view, memory, decisions);  // OpenBLAS sets itself up on its first call
+    const std::uint64_t before = test::allocations();
+    run_cascade(stages, view, memory, decisions);
+    CHECK(test::allocations() == before);
+  }
+}
+
+TEST_CASE("the counter of allocations counts") {
+  const std::uint64_t before = test::allocations();
+  const std::vector<int> one(1000);
+  CHECK(one.size() == 1000);
+  CHECK(test::allocations() == before + 1);
+}
+
+TEST_CASE("make_stages refuses thresholds that make no sense") {
+  GraphBuilder b({3, 12, 11}, 3);
+  test::build_random_network(b, 3);
+  const Model model = test::make_model(b.graph());
+  const auto stages = [&](std::vector<float> t) { return make_stages(model, t, {}); };
+  CHECK_NOTHROW(stages({0.0f, 1.0f}));
+  CHECK_NOTHROW(stages({0.5f}));
+  CHECK_THROWS_WITH_AS(stages({0.1f, 0.1f, 0.1f}), doctest::Contains("wanted 1 or 2"), Error);
+  CHECK_THROWS_WITH_AS(stages({0.1f, NAN}), doctest::Contains("in [0, 1], found nan"), Error);
+  CHECK_THROWS_WITH_AS(stages({-0.1f, 0.1f}), doctest::Contains("in [0, 1]"), Error);
+  CHECK_THROWS_WITH_AS(stages({1.1f}), doctest::Contains("in [0, 1]"), Error);
+}
+
+TEST_CASE("a rule is not sure of a NaN, and a threshold of 0 is never sure") {
+  Decision decision;
+  decision.entropy = NAN;
+  CHECK_FALSE(ExitRule{1.0f}.sure(decision));
+  decision.entropy = 0.0f;
+  CHECK_FALSE(ExitRule{0.0f}.sure(decision));
+  CHECK(ExitRule{0.1f}.sure(decision));
+}
+
+TEST_CASE("decide: the first of equal logits, and their entropy") {
+  std::vector<float> p(4);
+  const Decision even = decide(best_kernels(), std::vector<float>{2, 2, 2, 2}, 1, p);
+  CHECK(even.label == 0);
+  CHECK(even.probability == doctest::Approx(0.25));
+  CHECK(even.entropy == doctest::Approx(1.0));
+  CHECK(even.exit == 1);
+  const Decision sure = decide(best_kernels(), std::vector<float>{0, 0, 200, 0}, 0, p);
+  CHECK(sure.label == 2);
+  CHECK(sure.entropy == 0.0f);
+}
