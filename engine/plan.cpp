@@ -25,7 +25,7 @@ struct Operand {
   std::size_t offset = 0;
 };
 
-enum class ConvPath { kIndirect, kDepthwise, kIm2col };
+enum class ConvPath { kIndirect, kWinograd2, kWinograd4, kDepthwise, kIm2col };
 
 /// One layer, ready to run.
 struct Step {
@@ -56,10 +56,51 @@ PoolShape pool_shape(const Pool& o, const Shape& in, const Shape& out) {
   return s;
 }
 
+bool winograd_can(const ConvShape& s) {
+  return s.kernel_height == 3 && s.kernel_width == 3 && s.stride_height == 1 &&
+         s.stride_width == 1 && s.dilation_height == 1 && s.dilation_width == 1 && s.groups == 1;
+}
+
+// Winograd's larger weights (16 or 36 instead of 9 values a kernel) are read once per block of
+// patches. That pays while they stay in a second-level cache; past it, the direct product reads
+// less.
+ConvPath cheapest(const ConvShape& s) {
+  constexpr std::size_t kCacheFloats = 256 * 1024;
+  const std::size_t pairs =
+      static_cast<std::size_t>(s.in_channels) * static_cast<std::size_t>(s.out_channels);
+  if (pairs * 36 <= kCacheFloats && s.out_height >= 4 && s.out_width >= 4) {
+    return ConvPath::kWinograd4;
+  }
+  if (s.out_height >= 2 && s.out_width >= 2) return ConvPath::kWinograd2;
+  return ConvPath::kIndirect;
+}
+
+ConvPath choose_path(ConvAlgorithm algorithm, const ConvShape& s) {
+  if (s.depthwise()) return ConvPath::kDepthwise;
+  if (algorithm == ConvAlgorithm::kIm2col) return ConvPath::kIm2col;
+  if (!winograd_can(s)) return ConvPath::kIndirect;
+  switch (algorithm) {
+    case ConvAlgorithm::kAuto:
+      return cheapest(s);
+    case ConvAlgorithm::kWinograd2:
+      return ConvPath::kWinograd2;
+    case ConvAlgorithm::kWinograd4:
+      return ConvPath::kWinograd4;
+    case ConvAlgorithm::kDirect:
+    case ConvAlgorithm::kIm2col:
+      break;
+  }
+  return ConvPath::kIndirect;
+}
+
 const char* path_name(ConvPath path) {
   switch (path) {
     case ConvPath::kIndirect:
       return "direct";
+    case ConvPath::kWinograd2:
+      return "winograd2";
+    case ConvPath::kWinograd4:
+      return "winograd4";
     case ConvPath::kDepthwise:
       return "depthwise";
     case ConvPath::kIm2col:
@@ -72,7 +113,7 @@ const char* path_name(ConvPath path) {
 
 struct Plan::Impl {
   const KernelTable* kernels = nullptr;
-  bool blas = false;
+  ConvAlgorithm algorithm = ConvAlgorithm::kAuto;
   int max_batch = 1;
   std::vector<Step> steps;
   std::vector<Buffer> weights;
@@ -104,28 +145,44 @@ struct Plan::Impl {
 void Plan::Impl::prepare(Step& step, const Conv2d& op) {
   const ConvShape shape = conv_shape(op, step.in[0], step.out);
   step.bias = store(op.bias);
-  if (blas && !shape.depthwise()) {
-    step.path = ConvPath::kIm2col;
-    float* matrix = store(op.weight.size());
-    blas::pack_conv(shape, op.weight.data(), matrix);
-    step.weights = matrix;
-    step.scratch_floats = blas::conv_scratch_floats(shape);
-  } else if (shape.depthwise()) {
-    step.path = ConvPath::kDepthwise;
-    float* packed = store(packed_depthwise_floats(shape));
-    pack_depthwise(shape, op.weight.data(), packed);
-    step.weights = packed;
-  } else {
-    float* packed = store(packed_conv_floats(shape, kernels->tile_columns));
-    pack_conv(shape, kernels->tile_columns, op.weight.data(), packed);
-    step.weights = packed;
-    step.scratch_floats = offramp::conv_scratch_floats(shape, kernels->tile_rows);
+  step.path = choose_path(algorithm, shape);
+  const int rows = kernels->tile_rows, columns = kernels->tile_columns;
+  switch (step.path) {
+    case ConvPath::kIndirect: {
+      float* packed = store(packed_conv_floats(shape, columns));
+      pack_conv(shape, columns, op.weight.data(), packed);
+      step.weights = packed;
+      step.scratch_floats = offramp::conv_scratch_floats(shape, rows);
+      break;
+    }
+    case ConvPath::kWinograd2:
+    case ConvPath::kWinograd4: {
+      const int tile = step.path == ConvPath::kWinograd2 ? 2 : 4;
+      float* packed = store(packed_winograd_floats(shape, tile, columns));
+      pack_winograd(shape, tile, columns, op.weight.data(), packed);
+      step.weights = packed;
+      step.scratch_floats = winograd_scratch_floats(shape, tile, rows, columns);
+      break;
+    }
+    case ConvPath::kDepthwise: {
+      float* packed = store(packed_depthwise_floats(shape));
+      pack_depthwise(shape, op.weight.data(), packed);
+      step.weights = packed;
+      break;
+    }
+    case ConvPath::kIm2col: {
+      float* matrix = store(op.weight.size());
+      blas::pack_conv(shape, op.weight.data(), matrix);
+      step.weights = matrix;
+      step.scratch_floats = blas::conv_scratch_floats(shape);
+      break;
+    }
   }
 }
 
 void Plan::Impl::prepare(Step& step, const Linear& op) {
   step.bias = store(op.bias);
-  if (blas) {
+  if (algorithm == ConvAlgorithm::kIm2col) {
     step.weights = store(op.weight);
     return;
   }
@@ -221,6 +278,12 @@ void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept 
                 case ConvPath::kIndirect:
                   kernels->conv2d(shape, from, step.weights, e, scratch, to);
                   break;
+                case ConvPath::kWinograd2:
+                  kernels->winograd2(shape, from, step.weights, e, scratch, to);
+                  break;
+                case ConvPath::kWinograd4:
+                  kernels->winograd4(shape, from, step.weights, e, scratch, to);
+                  break;
                 case ConvPath::kDepthwise:
                   kernels->depthwise_conv2d(shape, from, step.weights, e, to);
                   break;
@@ -232,7 +295,7 @@ void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept 
           },
           [&](const Linear& o) {
             const Epilogue e{step.bias, nullptr, o.relu};
-            if (!blas) {
+            if (algorithm != ConvAlgorithm::kIm2col) {
               kernels->linear(batch, o.in_features, o.out_features, x, step.weights, e, y);
               return;
             }
@@ -293,7 +356,7 @@ void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept 
 Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions& options) {
   auto impl = std::make_unique<Impl>();
   impl->kernels = options.kernels ? options.kernels : &best_kernels();
-  impl->blas = options.convolution == ConvAlgorithm::kIm2col;
+  impl->algorithm = options.convolution;
   impl->max_batch = options.max_batch;
   impl->input_shape = graph.values[at(segment.input)];
   impl->logits_shape = graph.values[at(graph.exits[at(segment.exit)].logits)];
@@ -360,10 +423,18 @@ std::vector<std::string> Plan::describe() const {
 }
 
 ConvAlgorithm parse_conv_algorithm(const std::string& name) {
-  if (name == "direct") return ConvAlgorithm::kDirect;
-  if (name == "im2col") return ConvAlgorithm::kIm2col;
+  constexpr std::pair<const char*, ConvAlgorithm> kNames[] = {
+      {"auto", ConvAlgorithm::kAuto},           {"direct", ConvAlgorithm::kDirect},
+      {"winograd2", ConvAlgorithm::kWinograd2}, {"winograd4", ConvAlgorithm::kWinograd4},
+      {"im2col", ConvAlgorithm::kIm2col},
+  };
+  std::string known;
+  for (const auto& [text, algorithm] : kNames) {
+    if (name == text) return algorithm;
+    known += (known.empty() ? "" : ", ") + std::string(text);
+  }
   throw Error(ErrorKind::kUsage,
-              "convolution algorithm: wanted direct or im2col, found \"" + name + "\"");
+              "convolution algorithm: wanted one of " + known + ", found \"" + name + "\"");
 }
 
 PlanOptions plan_options_from_environment() {
@@ -380,7 +451,11 @@ PlanOptions plan_options_from_environment() {
     }
   }
   if (const char* conv = std::getenv("OFFRAMP_CONV"); conv && *conv) {
-    options.convolution = parse_conv_algorithm(conv);
+    try {
+      options.convolution = parse_conv_algorithm(conv);
+    } catch (const Error& error) {
+      throw Error(error.kind(), std::string("OFFRAMP_CONV: ") + error.what());
+    }
   }
   return options;
 }

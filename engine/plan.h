@@ -14,17 +14,22 @@ namespace offramp {
 
 struct KernelTable;
 
+/// How 3x3 convolutions with stride 1 are computed, and whether anything is by OpenBLAS. Layers
+/// that an algorithm cannot do are done by kDirect.
 enum class ConvAlgorithm {
-  kDirect,  ///< our own kernels
-  kIm2col,  ///< im2col + OpenBLAS, also for linear layers
+  kAuto,       ///< the one that a cost model expects to be fastest, layer by layer
+  kDirect,     ///< indirect matrix product
+  kWinograd2,  ///< F(2x2, 3x3)
+  kWinograd4,  ///< F(4x4, 3x3)
+  kIm2col,     ///< im2col + OpenBLAS, also for linear layers
 };
 
-/// "direct", "im2col"; throws Error{kUsage} for anything else.
+/// "auto", "direct", "winograd2", "winograd4", "im2col"; throws Error{kUsage} for anything else.
 ConvAlgorithm parse_conv_algorithm(const std::string& name);
 
 struct PlanOptions {
   const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU, or OFFRAMP_ISA
-  ConvAlgorithm convolution = ConvAlgorithm::kDirect;
+  ConvAlgorithm convolution = ConvAlgorithm::kAuto;
   int max_batch = 1;
 };
 

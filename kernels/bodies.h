@@ -311,11 +311,6 @@ struct Kernels {
     return sum == 0.0f ? 0.0f : -sum;
   }
 
-  static constexpr KernelTable table(const char* name) {
-    return {name, kRows, kColumns, conv2d,       depthwise_conv2d,    linear,  batch_norm,
-            relu, add,   max_pool, average_pool, global_average_pool, softmax, entropy};
-  }
-
  private:
   /// The part of a pooling window that lies inside the input.
   struct Window {

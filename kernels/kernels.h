@@ -26,6 +26,14 @@ struct KernelTable {
   void (*conv2d)(const ConvShape& shape, const float* x, const float* packed,
                  const Epilogue& epilogue, float* scratch, float* y);
 
+  /// The same for 3x3, stride 1, dilation 1 and one group, by Winograd's F(2x2, 3x3) and F(4x4,
+  /// 3x3) with 2.25 and 4 times fewer multiplications and a rounding error that grows with the
+  /// tile; `packed` comes from pack_winograd(), `scratch` has winograd_scratch_floats() floats.
+  void (*winograd2)(const ConvShape& shape, const float* x, const float* packed,
+                    const Epilogue& epilogue, float* scratch, float* y);
+  void (*winograd4)(const ConvShape& shape, const float* x, const float* packed,
+                    const Epilogue& epilogue, float* scratch, float* y);
+
   /// The same for shape.depthwise(); `packed` comes from pack_depthwise().
   void (*depthwise_conv2d)(const ConvShape& shape, const float* x, const float* packed,
                            const Epilogue& epilogue, float* y);

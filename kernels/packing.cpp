@@ -1,7 +1,7 @@
 #include "kernels/packing.h"
 
 #include <algorithm>
-#include <cstring>
+#include <vector>
 
 namespace offramp {
 namespace {
@@ -70,6 +70,71 @@ std::size_t packed_linear_floats(int in, int out, int columns) {
 
 void pack_linear(int in, int out, int columns, const float* weight, float* packed) {
   pack_panels(out, in, 1, columns, weight, packed);
+}
+
+namespace {
+
+// The rows of G for F(2, 3) and F(4, 3).
+constexpr double kG2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+constexpr double kG4[6][3] = {{1.0 / 4, 0, 0},
+                              {-1.0 / 6, -1.0 / 6, -1.0 / 6},
+                              {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+                              {1.0 / 24, 1.0 / 12, 1.0 / 6},
+                              {1.0 / 24, -1.0 / 12, 1.0 / 6},
+                              {0, 0, 1}};
+
+// Patches whose transforms and products fill about this many floats share a visit to the weights.
+constexpr std::size_t kWinogradBlockFloats = 24 * 1024;
+
+int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+std::size_t packed_winograd_floats(const ConvShape& shape, int tile, int columns) {
+  const std::size_t points = static_cast<std::size_t>((tile + 2) * (tile + 2));
+  return points * packed_linear_floats(shape.in_channels, shape.out_channels, columns);
+}
+
+void pack_winograd(const ConvShape& shape, int tile, int columns, const float* weight,
+                   float* packed) {
+  const double(*g)[3] = tile == 2 ? kG2 : kG4;
+  const int n = tile + 2;
+  const std::size_t pairs =
+      static_cast<std::size_t>(shape.in_channels) * static_cast<std::size_t>(shape.out_channels);
+  std::vector<float> point(pairs);
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < n; ++j) {
+      for (std::size_t p = 0; p < pairs; ++p) {
+        double sum = 0.0;
+        for (int kh = 0; kh < 3; ++kh) {
+          for (int kw = 0; kw < 3; ++kw) {
+            sum += g[i][kh] * g[j][kw] * weight[p * 9 + static_cast<std::size_t>(kh * 3 + kw)];
+          }
+        }
+        point[p] = static_cast<float>(sum);
+      }
+      pack_linear(shape.in_channels, shape.out_channels, columns, point.data(), packed);
+      packed += packed_linear_floats(shape.in_channels, shape.out_channels, columns);
+    }
+  }
+}
+
+int winograd_block_patches(const ConvShape& shape, int tile, int tile_rows, int columns) {
+  const int points = (tile + 2) * (tile + 2);
+  const int down = (shape.out_height + tile - 1) / tile;
+  const int across = (shape.out_width + tile - 1) / tile;
+  const std::size_t patch =
+      static_cast<std::size_t>(points) *
+      static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
+  const int fit = static_cast<int>(kWinogradBlockFloats / patch) / tile_rows * tile_rows;
+  return std::min(std::max(fit, tile_rows), down * across);
+}
+
+std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int tile_rows, int columns) {
+  const int block = winograd_block_patches(shape, tile, tile_rows, columns);
+  return static_cast<std::size_t>(round_up(shape.in_channels, 16)) +
+         static_cast<std::size_t>((tile + 2) * (tile + 2)) * static_cast<std::size_t>(block) *
+             static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
 }
 
 int conv_block_tiles(int taps, int tile_rows) {

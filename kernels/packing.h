@@ -23,6 +23,17 @@ void pack_depthwise(const ConvShape& shape, const float* weight, float* packed);
 std::size_t packed_linear_floats(int in, int out, int columns);
 void pack_linear(int in, int out, int columns, const float* weight, float* packed);
 
+/// packed[n*n points][panel][in][columns] <- G w G^T with n = tile + 2, for a 3x3 convolution of
+/// one group; `tile` is 2 or 4 (kernels/winograd_bodies.h).
+std::size_t packed_winograd_floats(const ConvShape& shape, int tile, int columns);
+void pack_winograd(const ConvShape& shape, int tile, int columns, const float* weight,
+                   float* packed);
+
+/// Working memory of KernelTable::winograd2 and winograd4, and how many patches go through it at
+/// once.
+std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int tile_rows, int columns);
+int winograd_block_patches(const ConvShape& shape, int tile, int tile_rows, int columns);
+
 /// Working memory of KernelTable::conv2d.
 std::size_t conv_scratch_floats(const ConvShape& shape, int tile_rows);
 

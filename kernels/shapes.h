@@ -18,6 +18,7 @@ struct ConvShape {
   int group_in() const { return in_channels / groups; }
   int group_out() const { return out_channels / groups; }
   int out_pixels() const { return out_height * out_width; }
+  bool operator==(const ConvShape&) const = default;
   bool depthwise() const { return groups > 1 && group_in() == 1 && group_out() == 1; }
 };
 

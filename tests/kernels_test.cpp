@@ -77,12 +77,12 @@ ConvShape make_shape(int in, int out, int height, int width, int kernel, int str
   return s;
 }
 
-enum class Path { kTable, kBlas };
+enum class Path { kTable, kWinograd2, kWinograd4, kBlas };
 
 // One convolution with bias, skip and ReLU as asked, against the reference.
 void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool with_skip, bool relu,
                 std::uint32_t seed) {
-  CAPTURE(table.name);
+  CAPTURE(std::string(table.name));
   CAPTURE(s.in_channels);
   CAPTURE(s.out_channels);
   CAPTURE(s.in_height);
@@ -115,6 +115,13 @@ void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool wi
     std::vector<float> matrix(w.size()), scratch(blas::conv_scratch_floats(s));
     blas::pack_conv(s, w.data(), matrix.data());
     blas::conv2d(s, input.data(), matrix.data(), e, scratch.data(), out.data());
+  } else if (path == Path::kWinograd2 || path == Path::kWinograd4) {
+    const int tile = path == Path::kWinograd2 ? 2 : 4, columns = table.tile_columns;
+    std::vector<float> packed(packed_winograd_floats(s, tile, columns));
+    std::vector<float> scratch(winograd_scratch_floats(s, tile, table.tile_rows, columns));
+    pack_winograd(s, tile, columns, w.data(), packed.data());
+    (tile == 2 ? table.winograd2 : table.winograd4)(s, input.data(), packed.data(), e,
+                                                    scratch.data(), out.data());
   } else if (s.depthwise()) {
     std::vector<float> packed(packed_depthwise_floats(s));
     pack_depthwise(s, w.data(), packed.data());
@@ -127,13 +134,15 @@ void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool wi
   }
   std::vector<float> found(skip.size());
   to_channels_first(s.out_channels, s.out_height, s.out_width, out.data(), found.data());
-  check_close(found, wanted, sum_tolerance(depth));
+  // Winograd adds terms of different size before they cancel: the larger the tile, the more so.
+  const float growth = path == Path::kWinograd2 ? 4.0f : path == Path::kWinograd4 ? 16.0f : 1.0f;
+  check_close(found, wanted, growth * sum_tolerance(depth));
 }
 
 template <class F>
 void for_each_table(F f) {
   for (const KernelTable* table : available_kernels()) {
-    CAPTURE(table->name);
+    CAPTURE(std::string(table->name));
     f(*table);
   }
 }
@@ -184,6 +193,27 @@ TEST_CASE("conv2d equals the reference for any stride, padding, dilation and gro
       for (int channels : {1, 2, 7, 8, 9, 16, 17, 35}) {
         check_conv(table, make_shape(channels, channels, 9, 7, 3, 2, 1, 1, channels), path, true,
                    true, ++seed);
+      }
+    }
+  });
+}
+
+TEST_CASE("Winograd equals the reference for any size, padding and epilogue") {
+  for_each_table([](const KernelTable& table) {
+    std::uint32_t seed = 2000;
+    for (Path path : {Path::kWinograd2, Path::kWinograd4}) {
+      for (int height : {1, 3, 4, 5, 8, 13}) {
+        for (int width : {2, 3, 6, 9}) {
+          for (int pad : {0, 1, 2}) {
+            if (height + 2 * pad < 3 || width + 2 * pad < 3) continue;
+            check_conv(table, make_shape(5, 7, height, width, 3, 1, pad, 1, 1), path, pad % 2,
+                       height % 2, ++seed);
+          }
+        }
+      }
+      for (int channels : {1, 8, 16, 17, 33, 64}) {
+        check_conv(table, make_shape(channels, channels, 16, 16, 3, 1, 1, 1, 1), path, true, true,
+                   ++seed);
       }
     }
   });

@@ -15,6 +15,10 @@ void* allocate(std::size_t size, std::size_t alignment) {
   throw std::bad_alloc();
 }
 
+using Align = std::align_val_t;
+constexpr std::size_t kDefault = alignof(std::max_align_t);
+std::size_t bytes(Align alignment) { return static_cast<std::size_t>(alignment); }
+
 }  // namespace
 
 namespace offramp::test {
@@ -23,12 +27,22 @@ std::uint64_t allocations() { return count; }
 
 }  // namespace offramp::test
 
-// The other forms of new and delete call these.
-void* operator new(std::size_t size) { return allocate(size, alignof(std::max_align_t)); }
-void* operator new(std::size_t size, std::align_val_t alignment) {
-  return allocate(size, static_cast<std::size_t>(alignment));
-}
+// All forms, because a sanitizer brings its own of those that are missing and then finds new and delete
+// of different kinds.
+
+void* operator new(std::size_t n) { return allocate(n, kDefault); }
+void* operator new[](std::size_t n) { return allocate(n, kDefault); }
+void* operator new(std::size_t n, Align a) { return allocate(n, bytes(a)); }
+void* operator new[](std::size_t n, Align a) { return allocate(n, bytes(a)); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return allocate(n, kDefault); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return allocate(n, kDefault); }
 void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, Align) noexcept { std::free(p); }
+void operator delete[](void* p, Align) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, Align) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, Align) noexcept { std::free(p); }
+void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+void operator delete[](void* p, const std::nothrow_t&) noexcept { std::free(p); }

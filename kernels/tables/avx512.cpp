@@ -15,13 +15,13 @@ inline Batch multiply_add(const Batch& a, const Batch& b, const Batch& c) {
 }  // namespace
 
 // The bodies use multiply_add, which has to be declared before.
-#include "kernels/bodies.h"
+#include "kernels/make_table.h"
 #include "kernels/tables/tables.h"
 
 namespace offramp {
 
 // 14 x 1 sums of 16 floats. One vector of channels and not two, because the networks of the edge
 // have layers of 16 channels; the pixel is broadcast by the multiply-add itself.
-constinit const KernelTable kAvx512Kernels = Kernels<Batch, 14, 1>::table("avx512");
+constinit const KernelTable kAvx512Kernels = make_table<Batch, 14, 1>("avx512");
 
 }  // namespace offramp

@@ -1,10 +1,10 @@
 // Plain C++: runs everywhere, and shows what a vector buys.
-#include "kernels/bodies.h"
+#include "kernels/make_table.h"
 #include "kernels/tables/tables.h"
 
 namespace offramp {
 
 // 2 x 4 sums fit the registers of any machine.
-constinit const KernelTable kScalarKernels = Kernels<Lane, 2, 4>::table("scalar");
+constinit const KernelTable kScalarKernels = make_table<Lane, 2, 4>("scalar");
 
 }  // namespace offramp

@@ -1,0 +1,88 @@
+// The client side of a link to the next tier. Asynchronous: many requests are away at once, answers
+// come in any order. Not thread-safe: one thread owns a channel at a time.
+//
+// Inheritance because two real links stand behind it: ZeroMQ (net/zmq_channel.h) and in-process
+// (net/loopback.h).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "net/message.h"
+
+namespace offramp {
+
+using Clock = std::chrono::steady_clock;
+
+/// What a channel presents itself with, and expects of the other side.
+struct LinkIdentity {
+  WireModelId model{};
+  std::uint8_t cut = 0;     ///< the stage the next tier is to start with
+  Shape shape;              ///< of one sample at that cut
+  std::size_t classes = 0;  ///< bounds a Verdict's label and probabilities
+  int exits = 0;            ///< bounds a Verdict's exit
+};
+
+enum class LinkState {
+  kConnecting,  ///< no WELCOME so far
+  kUp,
+  kDraining,    ///< the next tier is leaving; it still answers what it has
+  kDown,        ///< was up, or was tried in vain; reconnects by itself
+  kMismatched,  ///< the next tier runs another model or protocol version; tried again on
+                ///< reconnection
+};
+
+struct LinkUp {
+  Welcome welcome;
+};
+/// All requests that are away are lost: no Verdict and no Fault will come for them.
+struct LinkDown {
+  std::string why;
+};
+/// The next tier has refused to talk: a mistake in the configuration.
+struct LinkRefused {
+  Fault fault;
+  std::string why;  ///< one line naming the endpoint and both sides
+};
+
+using LinkEvent = std::variant<Verdict, Fault, LinkUp, LinkDown, LinkRefused>;
+
+/// What a poll loop waits for until it is readable: a ZeroMQ socket or, when that is null, a file
+/// descriptor.
+struct Waitable {
+  void* socket = nullptr;
+  int fd = -1;
+};
+
+class Channel {
+ public:
+  virtual ~Channel() = default;
+
+  /// Sends, and never blocks. False, with nothing sent, unless the link is up and has room. Each
+  /// request that was sent leads to exactly one Verdict or Fault with its id, or to a LinkDown. On
+  /// success `sent_bytes` holds the size of both frames.
+  virtual bool submit(Handoff handoff, std::uint32_t& sent_bytes) = 0;
+
+  /// Reads what has come, pings, reconnects; appends to `events`. Never blocks.
+  virtual void service(Clock::time_point now, std::vector<LinkEvent>& events) = 0;
+
+  /// Appends what to wait on; service() is due when one of them is readable, and at due().
+  virtual void waitables(std::vector<Waitable>& out) const = 0;
+  virtual Clock::time_point due() const = 0;
+
+  virtual LinkState state() const = 0;
+  /// Requests that may be away at once, as the next tier has said; 0 before its WELCOME.
+  virtual int window() const = 0;
+  /// Smoothed time there and back without the work in between; 0 when not yet measured.
+  virtual std::chrono::microseconds round_trip() const = 0;
+  /// For messages: "tcp://10.0.0.2:7001".
+  virtual const std::string& endpoint() const = 0;
+};
+
+/// Waits until one of `items` is readable or `until` has come, in steps of a millisecond.
+void wait_readable(const std::vector<Waitable>& items, Clock::time_point until);
+
+}  // namespace offramp

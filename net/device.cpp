@@ -1,0 +1,272 @@
+#include "net/device.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "engine/error.h"
+#include "net/elapsed.h"
+#include "net/node.h"
+#include "net/socket.h"
+#include "net/tensor_codec.h"
+
+namespace offramp {
+namespace {
+
+// A picture that the next tier has.
+struct Away {
+  std::size_t index = 0;
+  Outcome own;  ///< what the device answers if nothing better comes
+  Clock::time_point ready, submitted, answer_by;
+};
+
+std::uint64_t at_tier_us(const Hop& hop) {
+  return std::uint64_t{hop.queue_us} + hop.compute_us + hop.wait_us;
+}
+
+// Of the time that each tier waited for the next, what that one does not account for.
+std::uint64_t on_the_wire_us(const std::vector<Hop>& hops) {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i < hops.size(); ++i) {
+    const std::uint64_t there = i + 1 < hops.size() ? at_tier_us(hops[i + 1]) : 0;
+    if (hops[i].wait_us > there) sum += hops[i].wait_us - there;
+  }
+  return sum;
+}
+
+}  // namespace
+
+std::uint64_t Outcome::bytes_sent() const {
+  std::uint64_t sum = 0;
+  for (const Hop& hop : hops) sum += hop.sent_bytes;
+  return sum;
+}
+
+struct Device::Impl {
+  Impl(std::span<const Stage> all_stages, const ModelId& model_id,
+       const DeviceOptions& device_options, std::unique_ptr<Channel> next_tier, Log log_callback)
+      : stages(all_stages),
+        model(wire_model_id(model_id)),
+        options(device_options),
+        next(std::move(next_tier)),
+        log(std::move(log_callback)),
+        memory(stages[0].make_memory()),
+        input(stages[0].plan().input_shape().elements()),
+        session(random_u64()),
+        grace_ends(Clock::now() + options.connect_grace) {}
+
+  void run(std::size_t count, const Source& source);
+  void classify(std::size_t index);
+  Reason hand_on(std::size_t index, Outcome& own, const View& carry, Clock::time_point ready);
+  void await_link(Clock::time_point until);
+  void make_room();
+  void pump(Clock::time_point until);
+  void handle(LinkEvent event, Clock::time_point now);
+  void next_answered(Verdict verdict, Clock::time_point now);
+  void settle(std::map<RequestId, Away>::iterator request, Reason reason, Clock::time_point now);
+  void give(std::size_t index, Outcome outcome, Clock::time_point ready);
+  Clock::time_point earliest_deadline() const;
+  std::size_t window() const;
+  void say(LogLevel level, const std::string& line) const {
+    if (log) log(level, line);
+  }
+
+  std::span<const Stage> stages;
+  WireModelId model;
+  DeviceOptions options;
+  std::unique_ptr<Channel> next;
+  Log log;
+  StageMemory memory;
+  Buffer input;
+  std::uint64_t session;
+  std::uint64_t next_request = 0;
+  Clock::time_point grace_ends;  ///< until then an absent next tier is waited for
+  Clock::duration busy{};        ///< what the last picture took to read and to run
+  bool told_absent = false;
+  const Sink* sink = nullptr;  ///< of the run() that is going on
+  std::map<RequestId, Away> away;
+  std::uint64_t late = 0;
+};
+
+void Device::Impl::run(std::size_t count, const Source& source) {
+  const std::span<float> pixels(input.data(), input.size());
+  for (std::size_t index = 0; index < count; ++index) {
+    make_room();
+    const Clock::time_point begin = Clock::now();
+    if (source(index, pixels)) classify(index);
+    busy = Clock::now() - begin;
+  }
+  while (!away.empty()) pump(earliest_deadline());
+}
+
+void Device::Impl::classify(std::size_t index) {
+  const Clock::time_point ready = Clock::now();
+  const Stage& stage = stages[0];
+  const View picture{.data = input.data(), .batch = 1, .shape = stage.plan().input_shape()};
+  const Stage::Outcome outcome = stage.step(picture, memory);
+  Outcome own;
+  own.decision = outcome.decisions[0];
+  own.probabilities.assign(outcome.probabilities.begin(), outcome.probabilities.end());
+  own.hops.push_back(Hop{.tier = Tier::kDevice, .compute_us = elapsed_us(ready, Clock::now())});
+  if (!stage.answers(own.decision)) {
+    own.degraded = hand_on(index, own, outcome.carry, ready);
+    if (own.degraded == Reason::kNone) return;
+  }
+  give(index, std::move(own), ready);
+}
+
+// Gives the picture to the next tier and keeps `own` for the worst case; or says why it cannot.
+Reason Device::Impl::hand_on(std::size_t index, Outcome& own, const View& carry,
+                             Clock::time_point ready) {
+  if (!next) return Reason::kNoNext;
+  const Clock::time_point answer_by = ready + options.deadline;
+  await_link(std::min(grace_ends, answer_by - kTimerMargin));
+  if (next->state() == LinkState::kDraining) return Reason::kDraining;
+  if (next->state() != LinkState::kUp) {
+    if (!std::exchange(told_absent, true))
+      say(LogLevel::kWarning, next->endpoint() + " does not answer: the device answers alone");
+    return Reason::kDisconnected;
+  }
+  const Clock::time_point now = Clock::now();
+  const auto budget = budget_for_next(now, answer_by, next->round_trip());
+  if (budget <= Clock::duration::zero()) return Reason::kLate;
+  const RequestId id = make_request_id(session, next_request++);
+  const bool sent = next->submit(Handoff{.request = id,
+                                         .model = model,
+                                         .cut = 1,
+                                         .attempt = 0,
+                                         .hop = 0,
+                                         .budget_us = to_us(budget),
+                                         .dtype = DType::kF32,
+                                         .codec = Codec::kRaw,
+                                         .shape = carry.shape,
+                                         .payload = encode_tensor(carry, DType::kF32, Codec::kRaw)},
+                                 own.hops[0].sent_bytes);
+  if (!sent) return Reason::kDisconnected;
+  away.emplace(id, Away{.index = index,
+                        .own = std::move(own),
+                        .ready = ready,
+                        .submitted = now,
+                        .answer_by = answer_by});
+  return Reason::kNone;
+}
+
+// In the first moments an absent next tier may only be late to start.
+void Device::Impl::await_link(Clock::time_point until) {
+  while (next->state() != LinkState::kUp && Clock::now() < until) pump(until);
+}
+
+std::size_t Device::Impl::window() const {
+  const int announced = next && next->state() == LinkState::kUp ? next->window() : options.window;
+  return static_cast<std::size_t>(std::max(1, std::min(options.window, announced)));
+}
+
+// Waits until one more picture may be away, and no deadline falls into the time it takes to run it.
+void Device::Impl::make_room() {
+  pump(Clock::now());
+  while (!away.empty() &&
+         (away.size() >= window() || earliest_deadline() < Clock::now() + 2 * busy))
+    pump(earliest_deadline());
+}
+
+Clock::time_point Device::Impl::earliest_deadline() const {
+  Clock::time_point earliest = Clock::time_point::max();
+  for (const auto& [id, request] : away)
+    earliest = std::min(earliest, request.answer_by - kTimerMargin);
+  return earliest;
+}
+
+// Waits for the next event, at most until `until`, and handles all there are.
+void Device::Impl::pump(Clock::time_point until) {
+  if (!next) return;
+  if (until > Clock::now()) {
+    std::vector<Waitable> items;
+    next->waitables(items);
+    wait_readable(items, std::min({until, next->due(), earliest_deadline()}));
+  }
+  const Clock::time_point now = Clock::now();
+  std::vector<LinkEvent> events;
+  next->service(now, events);
+  for (LinkEvent& event : events) handle(std::move(event), now);
+  for (auto it = away.begin(); it != away.end();) {
+    const auto request = it++;
+    if (now >= request->second.answer_by - kTimerMargin) settle(request, Reason::kLate, now);
+  }
+}
+
+void Device::Impl::handle(LinkEvent event, Clock::time_point now) {
+  if (auto* verdict = std::get_if<Verdict>(&event)) {
+    next_answered(std::move(*verdict), now);
+  } else if (const auto* fault = std::get_if<Fault>(&event)) {
+    const auto found = away.find(fault->request);
+    if (found == away.end())
+      ++late;
+    else
+      settle(found, reason_of(fault->code), now);
+  } else if (const auto* down = std::get_if<LinkDown>(&event)) {
+    say(LogLevel::kWarning, "next tier lost: " + down->why);
+    while (!away.empty()) settle(away.begin(), Reason::kPeerLost, now);
+  } else if (std::holds_alternative<LinkUp>(event)) {
+    told_absent = false;
+    grace_ends = now;  // it was there: when it goes, nothing is waited for
+    say(LogLevel::kInfo, "next tier connected: " + next->endpoint());
+  } else if (const auto* refused = std::get_if<LinkRefused>(&event)) {
+    const bool version = refused->fault.code == FaultCode::kVersion;
+    throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refused->why);
+  }
+}
+
+void Device::Impl::next_answered(Verdict verdict, Clock::time_point now) {
+  const auto found = away.find(verdict.request);
+  if (found == away.end()) {
+    ++late;
+    return;
+  }
+  Away request = std::move(found->second);
+  away.erase(found);
+  Outcome outcome{.decision = verdict.decision,
+                  .tier = verdict.tier,
+                  .degraded = verdict.degraded,
+                  .probabilities = std::move(verdict.probabilities),
+                  .hops = std::move(request.own.hops)};
+  outcome.hops[0].wait_us = elapsed_us(request.submitted, now);
+  outcome.hops.insert(outcome.hops.end(), verdict.hops.begin(), verdict.hops.end());
+  outcome.wire_us = on_the_wire_us(outcome.hops);
+  give(request.index, std::move(outcome), request.ready);
+}
+
+// Answers a picture that is away with the device's own decision.
+void Device::Impl::settle(std::map<RequestId, Away>::iterator request, Reason reason,
+                          Clock::time_point now) {
+  Away settled = std::move(request->second);
+  away.erase(request);
+  settled.own.degraded = reason;
+  settled.own.hops[0].wait_us = elapsed_us(settled.submitted, now);
+  settled.own.wire_us = on_the_wire_us(settled.own.hops);
+  give(settled.index, std::move(settled.own), settled.ready);
+}
+
+void Device::Impl::give(std::size_t index, Outcome outcome, Clock::time_point ready) {
+  outcome.total_us = elapsed_us(ready, Clock::now());
+  (*sink)(index, outcome);
+}
+
+Device::Device(std::span<const Stage> stages, const ModelId& model, const DeviceOptions& options,
+               std::unique_ptr<Channel> next, Log log)
+    : impl_(std::make_unique<Impl>(stages, model, options, std::move(next), std::move(log))) {}
+
+Device::~Device() = default;
+
+void Device::run(std::size_t count, const Source& source, const Sink& sink) {
+  impl_->sink = &sink;
+  try {
+    impl_->run(count, source);
+  } catch (...) {
+    impl_->away.clear();
+    throw;
+  }
+}
+
+std::uint64_t Device::late_answers() const { return impl_->late; }
+
+}  // namespace offramp

@@ -1,0 +1,67 @@
+// The first tier: runs stage 0 on each picture and hands the undecided ones on, many at a time.
+// Every picture gets exactly one outcome within its deadline, whatever happens behind the device.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/cascade.h"
+#include "net/channel.h"
+#include "net/log.h"
+
+namespace offramp {
+
+struct DeviceOptions {
+  std::chrono::milliseconds deadline{1000};  ///< for each picture, from when it is ready
+  /// How long after the start an unconnected next tier is waited for; then pictures that need it
+  /// are answered at once. So the order in which tiers are started does not matter.
+  std::chrono::milliseconds connect_grace{500};
+  int window = 8;  ///< pictures away at once
+};
+
+struct Outcome {
+  Decision decision;                   ///< decision.exit says which exit answered
+  Tier tier = Tier::kDevice;           ///< who answered
+  Reason degraded = Reason::kNone;     ///< kNone: the answer of the whole cascade
+  std::vector<float> probabilities{};  ///< [classes]
+  /// The device first, then each tier the answer came from; sent_bytes and compute_us are in here.
+  std::vector<Hop> hops{};
+  std::uint64_t wire_us = 0;   ///< on all links: waiting less what the tiers account for
+  std::uint64_t total_us = 0;  ///< from when the picture was ready
+
+  std::uint64_t bytes_sent() const;  ///< on all links
+};
+
+class Device {
+ public:
+  /// Writes picture `index`, float[height, width, channels], to `input`. False: there is no such
+  /// picture, it gets no outcome.
+  using Source = std::function<bool(std::size_t index, std::span<float> input)>;
+  /// Gets each picture's outcome when it is known, in no particular order.
+  using Sink = std::function<void(std::size_t index, const Outcome& outcome)>;
+
+  /// `stages` are all of the model's and outlive the device. `next` may be null.
+  Device(std::span<const Stage> stages, const ModelId& model, const DeviceOptions& options,
+         std::unique_ptr<Channel> next, Log log);
+  ~Device();
+
+  /// Classifies pictures 0..count-1. Calls `source` and `sink` from the calling thread. Throws
+  /// Error{kBadModel} when the next tier runs another model, naming both; and what `source` throws.
+  /// After a throw, pictures without an outcome have none.
+  void run(std::size_t count, const Source& source, const Sink& sink);
+
+  /// Pictures that came too late from the next tier and were dropped.
+  std::uint64_t late_answers() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace offramp

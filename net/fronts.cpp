@@ -1,0 +1,106 @@
+#include "net/fronts.h"
+
+#include <zmq.h>
+
+#include <array>
+#include <cerrno>
+
+#include "engine/error.h"
+
+namespace offramp {
+namespace {
+
+void bind(ZmqSocket& socket, const std::string& endpoint) {
+  if (zmq_bind(socket.get(), endpoint.c_str()) == 0) return;
+  const int error = zmq_errno();
+  const std::string why = zmq_strerror(error);
+  switch (error) {
+    case EADDRINUSE:
+    case EADDRNOTAVAIL:
+    case EACCES:
+    case ENODEV:
+      throw Error(ErrorKind::kUnavailable,
+                  endpoint + ": wanted an address to listen on, found: " + why);
+    case EMFILE:
+    case ENOMEM:
+      throw Error(ErrorKind::kSystem, endpoint + ": wanted a socket, found: " + why);
+    default:
+      throw Error(ErrorKind::kUsage, endpoint + ": wanted an endpoint to listen on, found: " + why);
+  }
+}
+
+std::string bound_endpoint(ZmqSocket& socket) {
+  std::array<char, 1024> text{};
+  std::size_t size = text.size();
+  if (zmq_getsockopt(socket.get(), ZMQ_LAST_ENDPOINT, text.data(), &size) != 0)
+    throw_zmq_error("bound endpoint");
+  std::string endpoint = text.data();
+  // An IPv4 address on an IPv6 socket comes back as "tcp://[::ffff:127.0.0.1]:7001".
+  const std::string mapped = "tcp://[::ffff:";
+  if (endpoint.starts_with(mapped)) {
+    endpoint = "tcp://" + endpoint.substr(mapped.size());
+    endpoint.erase(endpoint.find(']'), 1);
+  }
+  return endpoint;
+}
+
+}  // namespace
+
+Fronts::Fronts(const std::string& listen, std::vector<Loopback*> cables, const DecodeLimits& limits,
+               std::size_t max_frame_bytes, int window)
+    : cables_(std::move(cables)), limits_(limits) {
+  if (!listen.empty()) {
+    require_endpoint(listen, true);
+    context_.emplace();
+    router_.emplace(*context_, ZMQ_ROUTER);
+    set_link_options(*router_, max_frame_bytes, window);
+    router_->set(ZMQ_LINGER, 500);
+    router_->set(ZMQ_ROUTER_MANDATORY, 1);
+    router_->set(ZMQ_ROUTER_HANDOVER, 0);
+    router_->set(ZMQ_BACKLOG, 1024);
+    bind(*router_, listen);
+    endpoint_ = bound_endpoint(*router_);
+  }
+  for (Loopback* cable : cables_) cable->attach();
+}
+
+void Fronts::close() {
+  for (Loopback* cable : cables_) cable->detach();
+  cables_.clear();
+  router_.reset();
+  context_.reset();
+}
+
+void Fronts::waitables(std::vector<Waitable>& out) const {
+  if (router_) out.push_back({.socket = router_->get()});
+  for (const Loopback* cable : cables_) out.push_back({.fd = cable->readable_fd()});
+}
+
+std::optional<Fronts::Received> Fronts::receive() {
+  std::vector<Bytes> parts;
+  std::size_t count = 0;
+  if (router_ && router_->receive(parts, 3, count)) {
+    Peer peer{.cable = -1, .routing_id = {parts[0].begin(), parts[0].end()}};
+    if (count != 3) return Received{std::move(peer), Malformed::kFrameCount};
+    return Received{std::move(peer), decode(parts[1], parts[2], limits_)};
+  }
+  for (std::size_t i = 0; i < cables_.size(); ++i) {
+    Message message;
+    if (cables_[i]->receive(message))
+      return Received{Peer{.cable = static_cast<int>(i), .routing_id = {}}, std::move(message)};
+  }
+  return {};
+}
+
+bool Fronts::send(const Peer& peer, Message message) {
+  if (peer.cable >= 0) {
+    cables_[static_cast<std::size_t>(peer.cable)]->send(std::move(message));
+    return true;
+  }
+  const Frames frames = encode(std::move(message));
+  const std::span<const std::uint8_t> address(
+      reinterpret_cast<const std::uint8_t*>(peer.routing_id.data()), peer.routing_id.size());
+  return router_->send({address, frames.header, frames.payload});
+}
+
+}  // namespace offramp

@@ -1,0 +1,57 @@
+// The server side of a node's links: a ROUTER for TCP and any number of loopback cables, behind one
+// address type.
+#pragma once
+
+#include <compare>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "net/channel.h"
+#include "net/loopback.h"
+#include "net/socket.h"
+
+namespace offramp {
+
+/// Who sent a message and where its answer goes.
+struct Peer {
+  int cable = -1;          ///< index of a loopback cable; -1 for the ROUTER
+  std::string routing_id;  ///< given by the ROUTER to each connection
+  auto operator<=>(const Peer&) const = default;
+};
+
+/// Owned by one thread at a time.
+class Fronts {
+ public:
+  /// Binds `listen` unless it is empty. Throws as Node does.
+  Fronts(const std::string& listen, std::vector<Loopback*> cables, const DecodeLimits& limits,
+         std::size_t max_frame_bytes, int window);
+  ~Fronts() { close(); }
+  Fronts(const Fronts&) = delete;
+  Fronts& operator=(const Fronts&) = delete;
+
+  /// Sends what is left for at most half a second, lets go of address and cables. Nothing may be
+  /// received or sent afterwards.
+  void close();
+
+  const std::string& endpoint() const { return endpoint_; }
+  void waitables(std::vector<Waitable>& out) const;
+
+  /// What has come, front after front; nullopt when there is nothing more.
+  using Received = std::pair<Peer, std::variant<Message, Malformed>>;
+  std::optional<Received> receive();
+
+  /// Never blocks. False when the peer has gone or does not read.
+  bool send(const Peer& peer, Message message);
+
+ private:
+  std::optional<ZmqContext> context_;
+  std::optional<ZmqSocket> router_;
+  std::vector<Loopback*> cables_;
+  DecodeLimits limits_;
+  std::string endpoint_;
+};
+
+}  // namespace offramp

@@ -1,0 +1,151 @@
+#include "net/link_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "net/socket.h"
+
+namespace offramp {
+namespace {
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+
+// The carrier may need a moment between reporting a connection and taking the first message.
+constexpr milliseconds kRetryHello{2};
+constexpr milliseconds kHelloInterval{1000};
+
+std::string describe(const WireModelId& model, int cut, const Shape& shape) {
+  return "model " + short_id(model) + " from stage " + std::to_string(cut) + " with " +
+         to_string(shape);
+}
+
+}  // namespace
+
+LinkSession::LinkSession(std::string endpoint, const LinkIdentity& identity, const LinkTimes& times,
+                         std::function<bool(Message)> send)
+    : endpoint_(std::move(endpoint)),
+      identity_(identity),
+      times_(times),
+      send_(std::move(send)),
+      session_(random_u64()) {}
+
+void LinkSession::connected(Clock::time_point now) {
+  connected_ = true;
+  state_ = LinkState::kConnecting;
+  unanswered_ = 0;
+  away_ = 0;
+  due_ = now;
+}
+
+void LinkSession::disconnected(const std::string& why, std::vector<LinkEvent>& events) {
+  connected_ = false;
+  state_ = LinkState::kDown;
+  due_ = Clock::time_point::max();
+  if (std::exchange(announced_, false)) events.push_back(LinkDown{endpoint_ + ": " + why});
+}
+
+void LinkSession::received(Message message, Clock::time_point now, std::vector<LinkEvent>& events) {
+  unanswered_ = 0;
+  if (auto* verdict = std::get_if<Verdict>(&message)) {
+    answered();
+    events.push_back(std::move(*verdict));
+  } else if (auto* fault = std::get_if<Fault>(&message)) {
+    receive(std::move(*fault), now, events);
+  } else if (const auto* welcome = std::get_if<Welcome>(&message)) {
+    receive(*welcome, now, events);
+  } else if (const auto* pong = std::get_if<Pong>(&message)) {
+    receive(*pong, now);
+  } else if (std::holds_alternative<Drain>(message) && state_ == LinkState::kUp) {
+    state_ = LinkState::kDraining;
+  }
+}
+
+void LinkSession::receive(const Welcome& welcome, Clock::time_point now,
+                          std::vector<LinkEvent>& events) {
+  if (!greeting() || welcome.session != session_) return;
+  if (welcome.model != identity_.model || welcome.cut != identity_.cut ||
+      welcome.shape != identity_.shape) {
+    refuse(Fault{.code = FaultCode::kModelMismatch, .model = welcome.model},
+           endpoint_ + ": wanted " + describe(identity_.model, identity_.cut, identity_.shape) +
+               ", found " + describe(welcome.model, welcome.cut, welcome.shape),
+           events);
+    return;
+  }
+  state_ = LinkState::kUp;
+  announced_ = true;
+  window_ = welcome.window;
+  due_ = now;  // the first ping measures the round trip
+  events.push_back(LinkUp{welcome});
+}
+
+void LinkSession::receive(Fault fault, Clock::time_point now, std::vector<LinkEvent>& events) {
+  switch (fault.code) {
+    case FaultCode::kVersion:
+      refuse(fault, endpoint_ + ": " + fault.text, events);
+      return;
+    case FaultCode::kModelMismatch: {
+      std::string why = endpoint_ + ": wanted " +
+                        describe(identity_.model, identity_.cut, identity_.shape) +
+                        ", found model " + short_id(fault.model) + ": " + fault.text;
+      if (fault.request != RequestId{}) events.push_back(fault);
+      refuse(std::move(fault), std::move(why), events);
+      return;
+    }
+    case FaultCode::kNoSession:
+      if (state_ == LinkState::kUp) connected(now);
+      break;
+    default:
+      break;
+  }
+  if (fault.request == RequestId{}) return;
+  answered();
+  events.push_back(std::move(fault));
+}
+
+void LinkSession::receive(const Pong& pong, Clock::time_point now) {
+  if (pong.sequence != ping_sequence_) return;
+  const auto away = std::chrono::duration_cast<microseconds>(now - ping_sent_);
+  const microseconds sample = std::max(microseconds{1}, away - microseconds{pong.held_us});
+  // TCP's smoothing (RFC 6298): an eighth of each new sample.
+  round_trip_ = round_trip_.count() == 0 ? sample : (7 * round_trip_ + sample) / 8;
+}
+
+void LinkSession::received_other_version(int major, std::vector<LinkEvent>& events) {
+  refuse(Fault{.code = FaultCode::kVersion},
+         endpoint_ + ": wanted protocol version " + std::to_string(kWireMajor) + ", found " +
+             std::to_string(major),
+         events);
+}
+
+void LinkSession::refuse(Fault fault, std::string why, std::vector<LinkEvent>& events) {
+  if (state_ == LinkState::kMismatched) return;
+  if (std::exchange(announced_, false)) events.push_back(LinkDown{why});
+  state_ = LinkState::kMismatched;
+  due_ = Clock::time_point::max();
+  events.push_back(LinkRefused{std::move(fault), std::move(why)});
+}
+
+bool LinkSession::tick(Clock::time_point now) {
+  const bool up = state_ == LinkState::kUp || state_ == LinkState::kDraining;
+  // A submit after a quiet time brings the next ping forward.
+  if (up) due_ = std::min(due_, ping_sent_ + ping_interval());
+  if (now < due_ || (!up && !greeting())) return true;
+  if (unanswered_ >= times_.unanswered) return false;
+  if (greeting()) {
+    const bool sent = send_(Hello{.session = session_,
+                                  .model = identity_.model,
+                                  .cut = identity_.cut,
+                                  .shape = identity_.shape});
+    if (sent) ++unanswered_;
+    due_ = now + (sent ? kHelloInterval : kRetryHello);
+    return true;
+  }
+  ping_sent_ = now;
+  due_ = now + ping_interval();
+  ++unanswered_;
+  send_(Ping{.sequence = ++ping_sequence_});
+  return true;
+}
+
+}  // namespace offramp

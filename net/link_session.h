@@ -1,0 +1,71 @@
+// What the client side of a link says and remembers, whatever carries it: HELLO and WELCOME, pings,
+// draining. ZeroMQ and loopback channels differ only in how bytes and connections come and go.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "net/channel.h"
+
+namespace offramp {
+
+struct LinkTimes {
+  std::chrono::milliseconds ping_active{1000};  ///< between pings while requests are away
+  std::chrono::milliseconds ping_idle{15000};
+  int unanswered = 3;  ///< pings or HELLOs after which the link is dead
+};
+
+class LinkSession {
+ public:
+  /// `send` never blocks; false when the message could not be taken.
+  LinkSession(std::string endpoint, const LinkIdentity& identity, const LinkTimes& times,
+              std::function<bool(Message)> send);
+
+  void connected(Clock::time_point now);
+  void disconnected(const std::string& why, std::vector<LinkEvent>& events);
+  void received(Message message, Clock::time_point now, std::vector<LinkEvent>& events);
+  /// The peer spoke another major version of the protocol.
+  void received_other_version(int major, std::vector<LinkEvent>& events);
+  void submitted() { ++away_; }
+
+  /// Sends what is due. False when the peer has been silent for too long: the carrier is then to
+  /// drop the connection, call disconnected() and connect again.
+  [[nodiscard]] bool tick(Clock::time_point now);
+  Clock::time_point due() const { return due_; }
+
+  LinkState state() const { return state_; }
+  int window() const { return window_; }
+  std::chrono::microseconds round_trip() const { return round_trip_; }
+  const std::string& endpoint() const { return endpoint_; }
+
+ private:
+  void receive(const Welcome& welcome, Clock::time_point now, std::vector<LinkEvent>& events);
+  void receive(Fault fault, Clock::time_point now, std::vector<LinkEvent>& events);
+  void receive(const Pong& pong, Clock::time_point now);
+  void refuse(Fault fault, std::string why, std::vector<LinkEvent>& events);
+  void answered() { away_ -= away_ > 0 ? 1 : 0; }
+  bool greeting() const { return connected_ && state_ == LinkState::kConnecting; }
+  /// Shorter while answers are missing.
+  Clock::duration ping_interval() const {
+    return away_ > 0 ? times_.ping_active : times_.ping_idle;
+  }
+
+  std::string endpoint_;
+  LinkIdentity identity_;
+  LinkTimes times_;
+  std::function<bool(Message)> send_;
+  std::uint64_t session_;
+  LinkState state_ = LinkState::kConnecting;
+  bool connected_ = false;
+  bool announced_ = false;  ///< a LinkUp went out, and no LinkDown since
+  int window_ = 0;
+  int unanswered_ = 0;
+  std::uint64_t ping_sequence_ = 0;
+  Clock::time_point ping_sent_{};
+  std::uint64_t away_ = 0;  ///< requests of this connection without an answer
+  Clock::time_point due_ = Clock::time_point::max();
+  std::chrono::microseconds round_trip_{0};
+};
+
+}  // namespace offramp

@@ -1,0 +1,203 @@
+// What crosses the wire, as structs and as bytes. The specification is net/WIRE.md.
+//
+// A message is two frames: a header (96 bytes, then type-length-value items) and a payload, which
+// is empty for all but INFER. Decoding never throws, never reads past a frame and checks every
+// length before it allocates.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/exits.h"
+#include "engine/model.h"
+#include "engine/tensor.h"
+
+namespace offramp {
+
+inline constexpr std::uint8_t kWireMajor = 1;
+inline constexpr std::uint8_t kWireMinor = 0;
+inline constexpr std::size_t kFixedHeaderBytes = 96;
+inline constexpr std::size_t kMajorOffset = 4;         ///< where every version has its major number
+inline constexpr std::size_t kMaxHeaderBytes = 65535;  ///< the header's length is a u16
+inline constexpr std::size_t kMaxTextBytes = 512;      ///< of a Fault's text; longer ones are cut
+inline constexpr std::size_t kMaxHops = 8;
+/// More probabilities than these do not fit into a header; a Verdict then goes without.
+inline constexpr std::size_t kMaxWireClasses = 16000;
+
+/// Who answers. The numbers are those of the wire.
+enum class Tier : std::uint8_t { kDevice = 0, kEdge = 1, kCloud = 2 };
+const char* tier_name(Tier tier);  ///< "device", "edge", "cloud"
+
+/// 8 bytes drawn at random for each session, then a counter (u64, little-endian).
+using RequestId = std::array<std::uint8_t, 16>;
+RequestId make_request_id(std::uint64_t session, std::uint64_t counter);
+
+/// The first 16 bytes of a ModelId.
+using WireModelId = std::array<std::uint8_t, 16>;
+WireModelId wire_model_id(const ModelId& id);
+std::string short_id(const WireModelId& id);  ///< equals short_id(ModelId)
+
+/// Why an answer is not the one the whole cascade would have given.
+enum class Reason : std::uint8_t {
+  kNone = 0,           ///< it is: status OK
+  kNoNext = 1,         ///< no next tier is configured
+  kDisconnected = 2,   ///< the next tier is not connected
+  kLate = 3,           ///< no answer came before the deadline
+  kPeerLost = 4,       ///< the connection broke while the request was away
+  kOverloaded = 5,     ///< the next tier's queue, or the window to it, was full
+  kDraining = 6,       ///< the next tier is shutting down
+  kModelMismatch = 7,  ///< the next tier runs another model
+  kExpired = 8,        ///< the next tier got to it too late to be of use
+  kRefused = 9,        ///< any other error of the next tier
+};
+const char* reason_name(Reason reason);  ///< "ok", "no next tier", "disconnected", ...
+
+enum class FaultCode : std::uint16_t {
+  kVersion = 1,        ///< major version not served; header of this message has the one that is
+  kModelMismatch = 2,  ///< other model, or a cut or shape this node does not serve
+  kNoSession = 3,      ///< say HELLO (again)
+  kOverloaded = 4,
+  kDraining = 5,
+  kExpired = 6,    ///< the budget had run out when the work left the queue
+  kBadTensor = 7,  ///< payload of a wrong size, or with NaN or Inf
+  kNoAnswer = 8,   ///< the last exit's entropy is not a number
+};
+const char* fault_name(FaultCode code);  ///< "version", "model mismatch", ...
+Reason reason_of(FaultCode code);        ///< how a tier that falls back on its own answer names it
+
+/// How the payload's elements are written. Later versions add f16 and u8.
+enum class DType : std::uint8_t { kNone = 0, kF32 = 1 };
+/// How the payload is packed. Later versions add compression.
+enum class Codec : std::uint8_t { kRaw = 0 };
+
+/// First message of a connection: I will hand you tensors of this model at this cut.
+struct Hello {
+  std::uint64_t session = 0;  ///< random
+  WireModelId model{};
+  std::uint8_t cut = 0;  ///< index of the stage that is to run next
+  Shape shape;           ///< of one sample at the cut
+  bool operator==(const Hello&) const = default;
+};
+
+/// Answer to Hello, which it repeats as far as it agrees.
+struct Welcome {
+  std::uint64_t session = 0;
+  WireModelId model{};
+  std::uint8_t cut = 0;
+  Shape shape;
+  Tier tier = Tier::kEdge;
+  std::uint16_t window = 0;  ///< requests that may be away at once
+  bool operator==(const Welcome&) const = default;
+};
+
+/// INFER: one undecided sample.
+struct Handoff {
+  RequestId request{};
+  WireModelId model{};
+  std::uint8_t cut = 0;
+  std::uint8_t attempt = 0;
+  std::uint8_t hop = 0;         ///< links passed before this one
+  std::uint32_t budget_us = 0;  ///< what is left: the answer must leave the receiver within it
+  DType dtype = DType::kF32;
+  Codec codec = Codec::kRaw;
+  Shape shape;  ///< of one sample; the wire says [1, height, width, channels]
+  std::vector<std::uint8_t> payload{};  ///< net/tensor_codec.h
+  bool operator==(const Handoff&) const = default;
+};
+
+/// What a request cost at one tier. Times of a later tier are inside wait_us of the one before it.
+struct Hop {
+  Tier tier = Tier::kDevice;
+  std::uint32_t queue_us = 0;    ///< from arrival to a worker
+  std::uint32_t compute_us = 0;  ///< in stages
+  std::uint32_t wait_us = 0;     ///< for the next tier's answer; 0 when none was asked
+  std::uint32_t sent_bytes = 0;  ///< handed to the next tier, both frames
+  bool operator==(const Hop&) const = default;
+};
+
+/// RESULT: an answer.
+struct Verdict {
+  RequestId request{};
+  Decision decision;  ///< exactly the bits the answering stage computed
+  Tier tier = Tier::kEdge;
+  Reason degraded = Reason::kNone;
+  std::vector<Hop> hops{};             ///< nearest tier first, at most kMaxHops
+  std::vector<float> probabilities{};  ///< [classes]; may be empty
+};
+
+/// ERROR: no answer. `request` is all zero when it concerns the connection.
+struct Fault {
+  RequestId request{};
+  FaultCode code = FaultCode::kNoSession;
+  WireModelId model{};  ///< of the sender
+  std::string text{};   ///< one line for people
+  bool operator==(const Fault&) const = default;
+};
+
+struct Ping {
+  std::uint64_t sequence = 0;
+  bool operator==(const Ping&) const = default;
+};
+
+/// Comes from the worker loop, so that a stuck node is silent.
+struct Pong {
+  std::uint64_t sequence = 0;
+  std::uint32_t queue_depth = 0;  ///< requests waiting for a worker
+  std::uint32_t held_us = 0;      ///< between the ping's arrival and this message
+  bool operator==(const Pong&) const = default;
+};
+
+/// Node to client: send nothing new; what was accepted will be answered.
+struct Drain {
+  bool operator==(const Drain&) const = default;
+};
+
+/// Client to node: I am leaving.
+struct Bye {
+  bool operator==(const Bye&) const = default;
+};
+
+using Message = std::variant<Hello, Welcome, Handoff, Verdict, Fault, Ping, Pong, Drain, Bye>;
+
+/// Why bytes were not a message.
+enum class Malformed : std::uint8_t {
+  kFrameCount,    ///< not exactly two frames
+  kTruncated,     ///< a header shorter than its fixed part
+  kMagic,         ///< not this protocol
+  kVersion,       ///< another major version; the only one answered, with ERROR(VERSION)
+  kHeaderLength,  ///< header length field differs from the frame's size
+  kType,          ///< unknown message type, or one that may not go in this direction
+  kFlags,         ///< flags this version does not know
+  kItem,          ///< an item that overruns the header, has a wrong size, is missing or repeated
+  kUnknownItem,   ///< an item that must be understood and is not
+  kField,         ///< a field outside its range
+  kPayload,       ///< payload where none belongs, lengths that disagree, or one above the limit
+  kChecksum,      ///< the payload's XXH3 is wrong
+};
+inline constexpr std::size_t kMalformedCount = 12;
+const char* malformed_name(Malformed reason);
+
+struct Frames {
+  std::vector<std::uint8_t> header;
+  std::vector<std::uint8_t> payload{};
+};
+
+/// What the receiver is prepared to take.
+struct DecodeLimits {
+  std::size_t max_payload_bytes = 0;
+  std::size_t max_classes = 0;  ///< of a Verdict's label and probabilities
+  int max_exits = 0;            ///< of a Verdict's exit
+};
+
+/// The payload is moved out of a Handoff.
+Frames encode(Message message);
+
+[[nodiscard]] std::variant<Message, Malformed> decode(std::span<const std::uint8_t> header,
+                                                      std::span<const std::uint8_t> payload,
+                                                      const DecodeLimits& limits);
+
+}  // namespace offramp

@@ -1,0 +1,88 @@
+// One tier as a server: takes undecided samples, runs its stages, answers or hands on.
+//
+//   ROUTER / loopback -> I/O thread (decode, checks, deadlines) -> bounded queue -> workers
+//   (stages)
+//                        I/O thread <- eventfd <- results
+//                        I/O thread -> Channel to the next tier, with the budget that is left
+//
+// Every request that is accepted is answered exactly once within its budget. When the next tier is
+// absent, lost or late, the answer is the node's own, marked with the reason.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/cascade.h"
+#include "net/channel.h"
+#include "net/log.h"
+#include "net/loopback.h"
+
+namespace offramp {
+
+struct NodeOptions {
+  Tier tier = Tier::kEdge;
+  std::string listen{};  ///< "tcp://127.0.0.1:7001", "tcp://0.0.0.0:*"; empty: loopback only
+  std::vector<Loopback*> loopbacks{};  ///< further fronts, not owned
+  int first_stage = 1;                 ///< index into all stages of the model
+  int stage_count = 1;                 ///< consecutive stages that run here
+  int workers = 1;
+  int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)
+  int window = 64;           ///< requests of one peer that may be here, announced in WELCOME
+  std::chrono::milliseconds drain{10000};  ///< the longest that stopping may take
+  /// Called by a worker before each request's stages: to pace a node or to hold it up in tests.
+  std::function<void()> before_compute{};
+};
+
+struct NodeCounters {
+  std::uint64_t requests = 0;       ///< INFER messages that were accepted
+  std::uint64_t answers = 0;        ///< RESULT messages, all of them
+  std::uint64_t forwarded = 0;      ///< handed to the next tier
+  std::uint64_t degraded = 0;       ///< answers with a reason, the next tier's included
+  std::uint64_t faults = 0;         ///< ERROR messages sent
+  std::uint64_t expired = 0;        ///< dropped because their budget had run out
+  std::uint64_t undeliverable = 0;  ///< messages to peers that had gone
+  std::uint64_t unmatched = 0;      ///< answers of the next tier that came too late
+  std::array<std::uint64_t, kMalformedCount> malformed{};  ///< dropped, by Malformed
+};
+
+class Node {
+ public:
+  /// Binds, starts the threads and serves. `stages` are all of the model's (make_stages) and
+  /// outlive the node. `next` is null for the last tier. Throws Error{kUnavailable} when the
+  /// endpoint is in use, Error{kUsage} when it or another option makes no sense, Error{kSystem}.
+  Node(std::span<const Stage> stages, const ModelId& model, NodeOptions options,
+       std::unique_ptr<Channel> next, Log log);
+  /// Stops.
+  ~Node();
+
+  /// What was bound, with the real port; empty for loopback only.
+  const std::string& endpoint() const;
+
+  /// Asks for a clean end: DRAIN to the peers, no new work, everything accepted is answered.
+  /// Returns at once. Safe in a signal handler, from any thread, any number of times.
+  void request_stop() noexcept;
+
+  /// Blocks until the node has ended after request_stop(). One thread may wait.
+  void wait();
+  void stop() {
+    request_stop();
+    wait();
+  }
+
+  NodeCounters counters() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// What a node or device that runs stages up to `next_stage` - 1 says to the tier after it.
+LinkIdentity link_identity(std::span<const Stage> stages, const ModelId& model, int next_stage);
+
+}  // namespace offramp

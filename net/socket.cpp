@@ -1,0 +1,156 @@
+#include "net/socket.h"
+
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "engine/error.h"
+#include "net/channel.h"
+
+namespace offramp {
+namespace {
+
+// A received part; closed whatever happens.
+class Part {
+ public:
+  Part() { zmq_msg_init(&message_); }
+  ~Part() { zmq_msg_close(&message_); }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+  zmq_msg_t* get() { return &message_; }
+  Bytes bytes() {
+    const auto* data = static_cast<const std::uint8_t*>(zmq_msg_data(&message_));
+    return Bytes(data, data + zmq_msg_size(&message_));
+  }
+
+ private:
+  zmq_msg_t message_;
+};
+
+}  // namespace
+
+void throw_zmq_error(const std::string& what) {
+  throw Error(ErrorKind::kSystem, what + ": " + zmq_strerror(zmq_errno()));
+}
+
+ZmqContext::ZmqContext() : context_(zmq_ctx_new()) {
+  if (context_ == nullptr) throw_zmq_error("ZeroMQ context");
+  zmq_ctx_set(context_, ZMQ_BLOCKY, 0);
+}
+
+ZmqContext::~ZmqContext() {
+  while (zmq_ctx_term(context_) != 0 && zmq_errno() == EINTR) {
+  }
+}
+
+ZmqSocket::ZmqSocket(const ZmqContext& context, int type)
+    : socket_(zmq_socket(context.get(), type)) {
+  if (socket_ == nullptr) throw_zmq_error("ZeroMQ socket");
+}
+
+ZmqSocket::~ZmqSocket() { zmq_close(socket_); }
+
+void ZmqSocket::set(int option, int value) {
+  if (zmq_setsockopt(socket_, option, &value, sizeof value) != 0)
+    throw_zmq_error("ZeroMQ socket option " + std::to_string(option));
+}
+
+void ZmqSocket::set(int option, std::int64_t value) {
+  if (zmq_setsockopt(socket_, option, &value, sizeof value) != 0)
+    throw_zmq_error("ZeroMQ socket option " + std::to_string(option));
+}
+
+bool ZmqSocket::receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count) {
+  parts.clear();
+  part_count = 0;
+  while (true) {
+    Part part;
+    if (zmq_msg_recv(part.get(), socket_, ZMQ_DONTWAIT) < 0) return false;
+    ++part_count;
+    if (parts.size() < max_parts) parts.push_back(part.bytes());
+    if (zmq_msg_more(part.get()) == 0) return true;
+  }
+}
+
+bool ZmqSocket::send(std::initializer_list<std::span<const std::uint8_t>> parts) {
+  std::size_t left = parts.size();
+  for (const auto part : parts) {
+    const int flags = ZMQ_DONTWAIT | (--left > 0 ? ZMQ_SNDMORE : 0);
+    if (zmq_send(socket_, part.data(), part.size(), flags) < 0) return false;
+  }
+  return true;
+}
+
+void require_endpoint(const std::string& endpoint, bool listen) {
+  const auto colon = endpoint.rfind(':');
+  const std::string port = colon == std::string::npos ? "" : endpoint.substr(colon + 1);
+  bool good = endpoint.starts_with("ipc://") && endpoint.size() > 6;
+  // Longer than "tcp://" before the colon: there is a host.
+  if (endpoint.starts_with("tcp://") && colon > 6) {
+    const bool digits = !port.empty() && port.size() <= 5 &&
+                        port.find_first_not_of("0123456789") == std::string::npos;
+    good = digits ? std::stoi(port) >= 1 && std::stoi(port) <= 65535 : listen && port == "*";
+  }
+  if (!good)
+    throw Error(ErrorKind::kUsage,
+                "endpoint: wanted tcp://HOST:PORT or ipc://PATH, found \"" + endpoint + "\"");
+}
+
+void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window) {
+  socket.set(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(max_frame_bytes + 1024));
+  socket.set(ZMQ_SNDHWM, 2 * window);
+  socket.set(ZMQ_RCVHWM, 2 * window);
+  socket.set(ZMQ_SNDBUF, 256 * 1024);
+  socket.set(ZMQ_RCVBUF, 256 * 1024);
+  socket.set(ZMQ_HANDSHAKE_IVL, 3000);
+  socket.set(ZMQ_TCP_MAXRT, 10000);
+  socket.set(ZMQ_TCP_KEEPALIVE, 1);
+  socket.set(ZMQ_TCP_KEEPALIVE_IDLE, 30);
+  socket.set(ZMQ_TCP_KEEPALIVE_INTVL, 5);
+  socket.set(ZMQ_TCP_KEEPALIVE_CNT, 3);
+  socket.set(ZMQ_IPV6, 1);
+}
+
+EventFd::EventFd() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
+  if (fd_ < 0) throw Error(ErrorKind::kSystem, std::string("eventfd: ") + std::strerror(errno));
+}
+
+EventFd::~EventFd() { close(fd_); }
+
+void EventFd::signal() const noexcept {
+  const int saved = errno;
+  const std::uint64_t one = 1;
+  // Fails only when the counter is full, and then the loop is awake anyway.
+  [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof one);
+  errno = saved;
+}
+
+bool EventFd::clear() const noexcept {
+  std::uint64_t count = 0;
+  return read(fd_, &count, sizeof count) == sizeof count;
+}
+
+std::uint64_t random_u64() {
+  std::uint64_t value = 0;
+  if (getrandom(&value, sizeof value, 0) != sizeof value)
+    throw Error(ErrorKind::kSystem, std::string("random numbers: ") + std::strerror(errno));
+  return value;
+}
+
+void wait_readable(const std::vector<Waitable>& items, Clock::time_point until) {
+  std::vector<zmq_pollitem_t> polled;
+  polled.reserve(items.size());
+  for (const Waitable& item : items)
+    polled.push_back({.socket = item.socket, .fd = item.fd, .events = ZMQ_POLLIN, .revents = 0});
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now());
+  const auto milliseconds = std::clamp<long>(left.count(), 0, 60000);
+  // Whatever it returns, the loop looks at everything: a signal is not an error here.
+  zmq_poll(polled.data(), static_cast<int>(polled.size()), milliseconds);
+}
+
+}  // namespace offramp

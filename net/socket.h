@@ -1,0 +1,79 @@
+// RAII for what the nodes hold of ZeroMQ and of the system.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace offramp {
+
+/// Throws Error{kSystem}: `what` and ZeroMQ's words for the current errno.
+[[noreturn]] void throw_zmq_error(const std::string& what);
+
+/// Terminating waits for the sockets' LINGER and no longer.
+class ZmqContext {
+ public:
+  ZmqContext();
+  ~ZmqContext();
+  ZmqContext(const ZmqContext&) = delete;
+  ZmqContext& operator=(const ZmqContext&) = delete;
+  void* get() const { return context_; }
+
+ private:
+  void* context_;
+};
+
+using Bytes = std::vector<std::uint8_t>;
+
+class ZmqSocket {
+ public:
+  /// `type` is ZMQ_ROUTER and the like.
+  ZmqSocket(const ZmqContext& context, int type);
+  ~ZmqSocket();
+  ZmqSocket(const ZmqSocket&) = delete;
+  ZmqSocket& operator=(const ZmqSocket&) = delete;
+
+  void set(int option, int value);
+  void set(int option, std::int64_t value);
+  void* get() const { return socket_; }
+
+  /// One message of several parts; false when none is there. Parts beyond `max_parts` are counted
+  /// and thrown away. Never blocks.
+  bool receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count);
+
+  /// All parts or none; false with errno set. Never blocks.
+  bool send(std::initializer_list<std::span<const std::uint8_t>> parts);
+
+ private:
+  void* socket_;
+};
+
+/// Throws Error{kUsage} unless `endpoint` is tcp://HOST:PORT or ipc://PATH. ZeroMQ itself takes
+/// port 99999 and uses another. `*` as port is for listening only.
+void require_endpoint(const std::string& endpoint, bool listen);
+
+/// Options common to both sides of a TCP link; before bind or connect.
+/// `max_frame_bytes` is the largest frame that is taken, `window` sizes the queues.
+void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window);
+
+/// Wakes a poll loop from another thread or a signal handler.
+class EventFd {
+ public:
+  EventFd();
+  ~EventFd();
+  EventFd(const EventFd&) = delete;
+  EventFd& operator=(const EventFd&) = delete;
+  void signal() const noexcept;  ///< async-signal-safe
+  bool clear() const noexcept;   ///< true when it had been signalled
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+/// 64 bits from the system's random source. Throws Error{kSystem}.
+std::uint64_t random_u64();
+
+}  // namespace offramp

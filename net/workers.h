@@ -1,0 +1,93 @@
+// The threads of a node that compute, and the queues to them and back.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "engine/cascade.h"
+#include "net/fronts.h"
+
+namespace offramp {
+
+/// A sample to run through the node's stages.
+struct Job {
+  Peer peer;
+  RequestId request{};
+  std::uint8_t cut = 0;  ///< index of the first stage to run
+  std::uint8_t hop = 0;
+  Clock::time_point arrived;
+  Clock::time_point answer_by;  ///< when the answer is to leave this node
+  Buffer input;                 ///< [height, width, channels]
+};
+
+/// A job that a worker has taken from the queue.
+struct Done {
+  Job job;               ///< without its input
+  bool expired = false;  ///< dropped: its budget had run out; the rest is empty
+  bool answers = false;  ///< the last stage that ran is sure, or the last of all
+  Decision decision;     ///< of the last stage that ran
+  std::vector<float> probabilities;
+  Hop hop;
+  Shape carry_shape;
+  std::vector<std::uint8_t> carry;  ///< payload for the next tier, when not sure
+};
+
+/// A message that a worker is to answer, so that the answer proves that the workers are alive.
+struct Knock {
+  Peer peer;
+  std::variant<Hello, Ping> message;
+  Clock::time_point arrived;
+};
+
+class Workers {
+ public:
+  /// `stages` are all of the model's; this node runs [first, first + count).
+  Workers(std::span<const Stage> stages, int first, int count, Tier tier, int threads,
+          std::size_t capacity, std::function<void()> before_compute);
+  /// Drops what is queued and joins the threads.
+  ~Workers();
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  /// False when `capacity` jobs wait already.
+  [[nodiscard]] bool push(Job job);
+  /// Goes before all jobs. False when very many wait.
+  [[nodiscard]] bool push(Knock knock);
+
+  using Result = std::variant<Done, Knock>;
+  std::optional<Result> pop_result();
+  int results_fd() const { return results_event_.fd(); }  ///< readable when there may be results
+  std::size_t queued() const;
+
+ private:
+  void work();
+  void post(Result result);
+  Done run(Job job, std::vector<StageMemory>& memories) const;
+
+  std::span<const Stage> stages_;
+  int first_, count_;
+  Tier tier_;
+  std::size_t capacity_;
+  std::function<void()> before_compute_;
+
+  mutable std::mutex queue_mutex_;
+  std::condition_variable queue_filled_;
+  std::deque<Job> jobs_;
+  std::deque<Knock> knocks_;
+  bool closed_ = false;
+
+  std::mutex results_mutex_;
+  std::deque<Result> results_;
+  EventFd results_event_;
+
+  std::vector<std::jthread> threads_;
+};
+
+}  // namespace offramp

@@ -1,0 +1,25 @@
+// A link to the next tier over ZeroMQ (DEALER).
+//
+// On every connection it says HELLO; on WELCOME it is up. It pings, every second with requests
+// away, else every 15 s, and takes the link for dead when three pings in a row go unanswered.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "net/channel.h"
+#include "net/link_session.h"
+
+namespace offramp {
+
+struct ZmqChannelOptions {
+  LinkTimes times;
+  int window = 64;  ///< most requests away at once; sizes the socket's queues
+};
+
+/// Starts connecting at once and never waits for it. Throws Error{kUsage} for an endpoint that
+/// makes no sense, Error{kSystem} when the system has no sockets or memory left.
+std::unique_ptr<Channel> connect_zmq(const std::string& endpoint, const LinkIdentity& identity,
+                                     const ZmqChannelOptions& options = {});
+
+}  // namespace offramp

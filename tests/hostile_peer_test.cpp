@@ -1,0 +1,271 @@
+// Peers that do not keep to net/WIRE.md, in both directions, and an honest one that must not
+// notice.
+#include <doctest/doctest.h>
+#include <zmq.h>
+
+#include <atomic>
+#include <limits>
+#include <random>
+#include <thread>
+
+#include "net/device.h"
+#include "net/node.h"
+#include "net/tensor_codec.h"
+#include "net/zmq_channel.h"
+#include "tests/test_nodes.h"
+
+namespace offramp::test {
+namespace {
+
+using std::chrono::milliseconds;
+using Thresholds = SmallCascade::Thresholds;
+
+// Where every answer is to come, however busy the machine.
+const DeviceOptions kPatient{.deadline = milliseconds(20000), .connect_grace = milliseconds(5000)};
+
+NodeOptions whole_rest() { return {.listen = "tcp://127.0.0.1:*", .stage_count = 2}; }
+
+Hello hello_of(const SmallCascade& cascade) {
+  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
+  return {.session = 1, .model = identity.model, .cut = 1, .shape = identity.shape};
+}
+
+Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float value = 1.0f) {
+  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
+  const std::vector<float> values(identity.shape.elements(), value);
+  return {.request = make_request_id(1, counter),
+          .model = identity.model,
+          .cut = 1,
+          .attempt = 0,
+          .hop = 0,
+          .budget_us = 5'000'000,
+          .dtype = DType::kF32,
+          .codec = Codec::kRaw,
+          .shape = identity.shape,
+          .payload = encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape},
+                                   DType::kF32, Codec::kRaw)};
+}
+
+std::uint64_t dropped(const Node& node, Malformed reason) {
+  return node.counters().malformed[static_cast<std::size_t>(reason)];
+}
+
+FaultCode fault_for(RawClient& client, Message message) {
+  client.send(std::move(message));
+  const std::optional<Fault> fault = client.wait_for<Fault>();
+  REQUIRE(fault.has_value());
+  return fault->code;
+}
+
+}  // namespace
+
+TEST_CASE("hostile peer: garbage is dropped and counted, an honest device does not notice") {
+  const SmallCascade cascade(Thresholds::kMixed, 50);
+  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
+  std::atomic<bool> stop{false};
+  std::thread vandal([&] {
+    std::mt19937 random(3);
+    std::vector<std::unique_ptr<RawClient>> clients;
+    for (int i = 0; i < 4; ++i) clients.push_back(std::make_unique<RawClient>(node.endpoint()));
+    const Bytes huge(1 << 20, 7);
+    while (!stop) {
+      RawClient& client = *clients[random() % clients.size()];
+      Frames frames = encode(handoff_of(cascade, random()));
+      for (int i = 0; i < 4; ++i)
+        frames.header[random() % frames.header.size()] = static_cast<std::uint8_t>(random());
+      client.send({frames.header, frames.payload});
+      client.send({frames.header});
+      client.send({frames.header, frames.payload, frames.payload});
+      client.send(
+          {std::span<const std::uint8_t>(frames.header).first(random() % 96), frames.payload});
+      client.send({});
+      // Above MAXMSGSIZE: ends this client's connection; a new one takes its place.
+      if (random() % 20 == 0) {
+        client.send({frames.header, huge});
+        clients[random() % clients.size()] = std::make_unique<RawClient>(node.endpoint());
+      }
+      std::this_thread::sleep_for(milliseconds(1));
+    }
+  });
+  Device device(cascade.stages(), cascade.id(), kPatient,
+                connect_zmq(node.endpoint(), link_identity(cascade.stages(), cascade.id(), 1)), {});
+  while (dropped(node, Malformed::kTruncated) == 0 || dropped(node, Malformed::kFrameCount) == 0)
+    std::this_thread::sleep_for(milliseconds(1));
+  const auto outcomes = run_all(device, cascade, 3000);
+  stop = true;
+  vandal.join();
+  CHECK(count_reason(outcomes, Reason::kNone) == outcomes.size());
+  for (std::size_t i = 0; i < outcomes.size(); ++i)
+    REQUIRE(outcomes[i].decision == cascade.expected()[i % cascade.size()]);
+}
+
+TEST_CASE("hostile peer: each request that cannot be served is told why") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
+  RawClient client(node.endpoint());
+  SUBCASE("before HELLO") {
+    CHECK(fault_for(client, handoff_of(cascade, 1)) == FaultCode::kNoSession);
+    CHECK(fault_for(client, Ping{.sequence = 1}) == FaultCode::kNoSession);
+  }
+  SUBCASE("HELLO with another model, cut or shape") {
+    Hello hello = hello_of(cascade);
+    hello.model[3] ^= 1;
+    CHECK(fault_for(client, hello) == FaultCode::kModelMismatch);
+    for (const int cut : {0, 3, 255}) {
+      hello = hello_of(cascade);
+      hello.cut = static_cast<std::uint8_t>(cut);
+      CHECK(fault_for(client, hello) == FaultCode::kModelMismatch);
+    }
+    hello = hello_of(cascade);
+    ++hello.shape.width;
+    CHECK(fault_for(client, hello) == FaultCode::kModelMismatch);
+  }
+  SUBCASE("another major version") {
+    Frames frames = encode(hello_of(cascade));
+    frames.header[kMajorOffset] = 9;
+    client.send({frames.header, frames.payload});
+    const std::optional<Fault> fault = client.wait_for<Fault>();
+    REQUIRE(fault.has_value());
+    CHECK(fault->code == FaultCode::kVersion);
+    CHECK(dropped(node, Malformed::kVersion) == 1);
+  }
+  SUBCASE("after HELLO") {
+    client.send(hello_of(cascade));
+    REQUIRE(client.wait_for<Welcome>().has_value());
+    client.send(handoff_of(cascade, 1));
+    REQUIRE(client.wait_for<Verdict>().has_value());
+    Handoff handoff = handoff_of(cascade, 2);
+    handoff.model[0] ^= 1;
+    CHECK(fault_for(client, handoff) == FaultCode::kModelMismatch);
+    handoff = handoff_of(cascade, 3);
+    handoff.cut = 2;
+    CHECK(fault_for(client, handoff) == FaultCode::kModelMismatch);
+    handoff = handoff_of(cascade, 4);
+    handoff.payload.resize(handoff.payload.size() - 4);
+    CHECK(fault_for(client, handoff) == FaultCode::kBadTensor);
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+      CHECK(fault_for(client, handoff_of(cascade, 5, bad)) == FaultCode::kBadTensor);
+    // Finite, yet large enough to make the logits infinite.
+    CHECK(fault_for(client, handoff_of(cascade, 6, std::numeric_limits<float>::max())) ==
+          FaultCode::kNoAnswer);
+    client.send(Bye{});
+    CHECK(fault_for(client, handoff_of(cascade, 7)) == FaultCode::kNoSession);
+  }
+  SUBCASE("messages that only a node sends") {
+    client.send(Drain{});
+    client.send(hello_of(cascade));
+    REQUIRE(client.wait_for<Welcome>().has_value());
+    CHECK(dropped(node, Malformed::kType) == 1);
+  }
+}
+
+TEST_CASE("hostile peer: a full queue and expired work are told, and the queue is bounded") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  std::atomic<bool> hold{true}, taken{false};
+  NodeOptions options = whole_rest();
+  options.queue_capacity = 3;
+  options.before_compute = [&] {
+    taken = true;
+    while (hold) std::this_thread::sleep_for(milliseconds(1));
+  };
+  Node node(cascade.stages(), cascade.id(), options, nullptr, {});
+  RawClient client(node.endpoint());
+  client.send(hello_of(cascade));
+  REQUIRE(client.wait_for<Welcome>().has_value());
+  client.send(handoff_of(cascade, 0));
+  while (!taken) std::this_thread::sleep_for(milliseconds(1));  // so the queue is empty again
+  Handoff brief = handoff_of(cascade, 1);
+  brief.budget_us = 1000;
+  client.send(brief);
+  for (std::uint64_t i = 2; i <= 5; ++i) client.send(handoff_of(cascade, i));
+  for (const std::uint64_t refused : {4u, 5u}) {
+    const std::optional<Fault> fault = client.wait_for<Fault>();
+    REQUIRE(fault.has_value());
+    CHECK(fault->code == FaultCode::kOverloaded);
+    CHECK(fault->request == make_request_id(1, refused));
+  }
+  std::this_thread::sleep_for(milliseconds(2));  // the brief one's budget has run out
+  hold = false;
+  REQUIRE(client.wait_for<Verdict>().has_value());
+  const std::optional<Fault> expired = client.wait_for<Fault>();
+  REQUIRE(expired.has_value());
+  CHECK(expired->code == FaultCode::kExpired);
+  CHECK(expired->request == brief.request);
+  CHECK(client.wait_for<Verdict>().has_value());
+  CHECK(client.wait_for<Verdict>().has_value());
+  CHECK(node.counters().expired == 1);
+  CHECK(node.counters().answers == 3);
+}
+
+TEST_CASE("hostile peer: a node that repeats, invents and garbles answers") {
+  const SmallCascade cascade(Thresholds::kNone, 30);
+  ZmqContext context;
+  ZmqSocket router(context, ZMQ_ROUTER);
+  router.set(ZMQ_LINGER, 0);
+  REQUIRE(zmq_bind(router.get(), "tcp://127.0.0.1:*") == 0);
+  char endpoint[64];
+  std::size_t size = sizeof endpoint;
+  REQUIRE(zmq_getsockopt(router.get(), ZMQ_LAST_ENDPOINT, endpoint, &size) == 0);
+  std::atomic<bool> stop{false};
+  std::thread fake([&] {
+    const DecodeLimits limits{.max_payload_bytes = 1 << 20, .max_classes = 7, .max_exits = 3};
+    std::vector<Bytes> parts;
+    std::size_t count = 0;
+    while (!stop) {
+      wait_readable({{.socket = router.get()}}, Clock::now() + milliseconds(20));
+      while (router.receive(parts, 3, count)) {
+        const auto reply = [&](Message message) {
+          const Frames frames = encode(std::move(message));
+          router.send({parts[0], frames.header, frames.payload});
+        };
+        auto decoded = decode(parts[1], parts[2], limits);
+        const Message& message = std::get<Message>(decoded);
+        if (const auto* hello = std::get_if<Hello>(&message)) {
+          reply(Welcome{.session = hello->session ^ 1,
+                        .model = {},
+                        .cut = 0,
+                        .shape = hello->shape,
+                        .tier = Tier::kCloud,
+                        .window = 9});
+          reply(Welcome{.session = hello->session,
+                        .model = hello->model,
+                        .cut = hello->cut,
+                        .shape = hello->shape,
+                        .tier = Tier::kEdge,
+                        .window = 4});
+        } else if (const auto* handoff = std::get_if<Handoff>(&message)) {
+          Verdict verdict{.request = make_request_id(99, 99),
+                          .decision = {.label = 6, .probability = 1, .entropy = 0, .exit = 2},
+                          .tier = Tier::kCloud,
+                          .degraded = Reason::kNone};
+          reply(verdict);
+          Verdict out_of_range = verdict;
+          out_of_range.request = handoff->request;
+          out_of_range.decision.label = 7;
+          reply(out_of_range);
+          router.send({parts[0], parts[1], {}});
+          router.send({parts[0], parts[1]});
+          verdict.request = handoff->request;
+          reply(verdict);
+          verdict.decision.label = 5;
+          reply(verdict);
+          reply(Fault{.request = handoff->request, .code = FaultCode::kOverloaded});
+        }
+      }
+    }
+  });
+  Device device(cascade.stages(), cascade.id(), kPatient,
+                connect_zmq(endpoint, link_identity(cascade.stages(), cascade.id(), 1)), {});
+  const auto outcomes = run_all(device, cascade);
+  stop = true;
+  fake.join();
+  for (const Outcome& outcome : outcomes) {
+    CHECK(outcome.decision.label == 6);
+    CHECK(outcome.degraded == Reason::kNone);
+    CHECK(outcome.total_us < 5'000'000);
+  }
+  CHECK(device.late_answers() >= 2 * (outcomes.size() - 1));
+}
+
+}  // namespace offramp::test

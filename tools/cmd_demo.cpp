@@ -1,0 +1,239 @@
+// offramp demo: edge and cloud as processes of their own, this one is the device.
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "engine/dataset.h"
+#include "engine/error.h"
+#include "tools/child_process.h"
+#include "tools/command.h"
+#include "tools/device_run.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/pictures.h"
+#include "tools/signals.h"
+
+namespace offramp::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A folder of our own under the system's temporary one, gone at the end.
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string pattern = (fs::temp_directory_path() / "offramp-XXXXXX").string();
+    if (mkdtemp(pattern.data()) == nullptr) {
+      throw Error(ErrorKind::kCannotWrite,
+                  pattern + ": wanted a folder, found: " + std::generic_category().message(errno));
+    }
+    path_ = pattern;
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+};
+
+/// The nodes behind the device, the last tier first.
+class Tiers {
+ public:
+  Tiers(std::vector<std::string> options, const StopFlag& stop)
+      : options_(std::move(options)), stop_(stop) {}
+
+  /// Starts a node that hands on to the one started before it, and waits until it listens.
+  void start(const std::string& tier) {
+    const fs::path port_file = folder_.path() / tier;
+    std::vector<std::string> arguments = {"node",        "--quiet",         "--tier",
+                                          tier,          "--listen",        "tcp://127.0.0.1:0",
+                                          "--port-file", port_file.string()};
+    if (!endpoint_.empty()) arguments.insert(arguments.end(), {"--next", endpoint_});
+    arguments.insert(arguments.end(), options_.begin(), options_.end());
+    ChildProcess& child = children_.emplace_back(std::move(arguments));
+    endpoint_ = wait_for(tier, port_file, child);
+  }
+
+  /// Of the node started last.
+  const std::string& endpoint() const { return endpoint_; }
+
+  /// Ends all of them, the first tier first, so that none loses the one behind it.
+  void stop() {
+    for (auto child = children_.rbegin(); child != children_.rend(); ++child) {
+      child->terminate();
+      child->wait(std::chrono::seconds(5));
+    }
+  }
+
+ private:
+  std::string wait_for(const std::string& tier, const fs::path& port_file, ChildProcess& child) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (std::chrono::steady_clock::now() < until) {
+      stop_.check();
+      std::ifstream file(port_file);
+      if (std::string endpoint; std::getline(file, endpoint)) return endpoint;
+      if (const auto code = child.ended()) {
+        throw Error(ErrorKind::kUnavailable, tier +
+                                                 ": wanted a node that listens, found that it "
+                                                 "ended with " +
+                                                 std::to_string(*code));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    throw Error(ErrorKind::kUnavailable, tier +
+                                             ": wanted a node that listens within 20 s, found "
+                                             "none");
+  }
+
+  std::vector<std::string> options_;
+  const StopFlag& stop_;
+  TemporaryFolder folder_;
+  std::list<ChildProcess> children_;
+  std::string endpoint_;
+};
+
+/// The sample pictures, in order of name.
+std::vector<fs::path> sample_pictures() {
+  const auto folder = find_shipped("samples", fs::path("tools") / "samples");
+  if (!folder) {
+    throw Error(ErrorKind::kMissingInput,
+                "samples: wanted tools/samples near the program or in the current folder, found "
+                "none; --data DIR takes other pictures");
+  }
+  std::vector<fs::path> pictures;
+  for (const fs::directory_entry& entry : fs::directory_iterator(*folder)) {
+    if (entry.path().extension() == ".png") pictures.push_back(entry.path());
+  }
+  std::ranges::sort(pictures);
+  if (pictures.empty()) {
+    throw Error(ErrorKind::kMissingInput,
+                folder->string() + ": wanted sample pictures (*.png), found none");
+  }
+  return pictures;
+}
+
+/// What the demo shows.
+struct Gallery {
+  std::vector<std::string> names;
+  std::vector<int> labels;  ///< empty when they are not known
+  std::function<Picture(std::size_t)> picture;
+};
+
+class Demo : public Command {
+ public:
+  explicit Demo(CLI::App& root)
+      : Command(root.add_subcommand("demo",
+                                    "Classify pictures across three tiers, all on this machine")) {
+    app()
+        ->add_option("-d,--data", data_, "a labelled data set, as for eval [drawn sample pictures]")
+        ->type_name("DIR");
+    add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N [20]");
+    model_.add_to(*app());
+    thresholds_.add_to(*app());
+    app()->footer(
+        "Examples:\n"
+        "  offramp demo\n"
+        "  offramp demo --thresholds 0.1\n"
+        "  offramp demo --data cifar-10-batches-bin --limit 50");
+  }
+
+  int run() override {
+    const StopFlag stop;
+    const fs::path path = model_.path();
+    const Model model = load_model(path);
+    const std::vector<Stage> stages =
+        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+    if (stages.size() < 2) {
+      throw Error(ErrorKind::kUsage, model.name +
+                                         ": wanted a model with two exits or more, found "
+                                         "one: there is nothing to split");
+    }
+    const std::unique_ptr<Dataset> data =
+        data_.empty() ? nullptr : open_dataset(data_, model.classes);
+    const Gallery gallery = data ? labelled(*data) : samples();
+
+    Tiers tiers(node_options(path), stop);
+    if (stages.size() > 2) tiers.start("cloud");
+    tiers.start("edge");
+
+    DeviceSetup setup{model, stages, thresholds_.unit(model), tiers.endpoint(), {}, false};
+    setup.options.window = 1;  // times of pictures that do not wait for one another
+    const OutcomeTable table(setup, gallery.names);
+    print(table.header());
+    const Outcomes outcomes = run_device(
+        setup, gallery.names.size(),
+        [&](std::size_t index, std::span<float> input) {
+          stop.check();
+          preprocess(gallery.picture(index), model.preprocess, input.data());
+          return true;
+        },
+        [&](std::size_t index, const Outcome& outcome) {
+          print(table.line(gallery.names[index], outcome));
+        });
+    const RunSummary summary(setup, outcomes, gallery.labels);
+    print("\n" + summary.text());
+    tiers.stop();
+    const auto complaint = summary.complaint();
+    if (!complaint) return 0;
+    complain(*complaint);
+    return static_cast<int>(ErrorKind::kUnavailable);
+  }
+
+ private:
+  Gallery samples() const {
+    std::vector<fs::path> files = sample_pictures();
+    files.resize(std::min(files.size(), limit()));
+    Gallery gallery;
+    for (const fs::path& file : files) gallery.names.push_back(file.filename().string());
+    gallery.picture = [files](std::size_t index) { return read_picture(files[index]); };
+    return gallery;
+  }
+
+  Gallery labelled(const Dataset& data) const {
+    Gallery gallery;
+    for (std::size_t i = 0; i < std::min(data.size(), limit()); ++i) {
+      gallery.names.push_back(data.name(i));
+      gallery.labels.push_back(data.label(i));
+    }
+    gallery.picture = [&data](std::size_t index) { return data.picture(index); };
+    return gallery;
+  }
+
+  std::size_t limit() const { return static_cast<std::size_t>(limit_); }
+
+  /// So that all three tiers run the same cascade.
+  std::vector<std::string> node_options(const fs::path& model) const {
+    std::vector<std::string> options = {"--model=" + fs::absolute(model).string()};
+    if (thresholds_.text) options.push_back("--thresholds=" + *thresholds_.text);
+    if (thresholds_.nats) options.push_back("--nats");
+    return options;
+  }
+
+  std::string data_;
+  int limit_ = 20;
+  ModelOption model_;
+  ThresholdOptions thresholds_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_demo(CLI::App& root) { return std::make_unique<Demo>(root); }
+
+}  // namespace offramp::cli

@@ -1,0 +1,166 @@
+// offramp run: the device. Its own stage here, the rest wherever --next leads.
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/dataset.h"
+#include "engine/error.h"
+#include "tools/command.h"
+#include "tools/decisions.h"
+#include "tools/device_run.h"
+#include "tools/options.h"
+#include "tools/output.h"
+#include "tools/pictures.h"
+
+namespace offramp::cli {
+namespace {
+
+class Run : public Command {
+ public:
+  explicit Run(CLI::App& root)
+      : Command(
+            root.add_subcommand("run", "Be the device: classify pictures with the next tiers")) {
+    CLI::Option* images =
+        app()
+            ->add_option("IMAGE", images_, "JPEG, PNG or BMP files; - reads standard input")
+            ->option_text("...");
+    app()->add_option("-n,--next", next_, "the edge")->required()->type_name("HOST:PORT");
+    app()
+        ->add_option("-d,--data", data_, "a labelled data set instead, as for eval")
+        ->option_text("DIR")
+        ->excludes(images);
+    add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures of --data");
+    model_.add_to(*app());
+    thresholds_.add_to(*app());
+    app()
+        ->add_option("--deadline", deadline_,
+                     "for each picture, then the device answers itself [1s]")
+        ->type_name("TIME");
+    add_count(*app(), "--window", window_, 1, 1024, "pictures under way at once [8]");
+    app()
+        ->add_option("--decisions", decisions_, "write decisions as CSV, exact to the bit")
+        ->type_name("FILE");
+    app()->add_flag("-v,--verbose", verbose_, "log what becomes of the link to --next");
+    app()->add_flag("--json", json_, "one JSON object a picture, or one for all of --data");
+    app()->footer(
+        "Examples:\n"
+        "  offramp run --next 127.0.0.1:5555 cat.png ship.jpg\n"
+        "  offramp run --next edge.local:5555 --data cifar-10-batches-bin --limit 1000\n"
+        "  offramp run --next 127.0.0.1:5555 --deadline 50ms --thresholds 0.1 cat.png");
+  }
+
+  int run() override {
+    if (images_.empty() == data_.empty()) {
+      throw Error(ErrorKind::kUsage, "run: wanted IMAGE... or --data DIR, found neither");
+    }
+    const std::string next = parse_peer_endpoint("--next", next_);
+    // A device waits in whole milliseconds; a shorter deadline than one is one.
+    const auto deadline =
+        std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--deadline", deadline_));
+    const Model model = load_model(model_.path());
+    const std::vector<Stage> stages =
+        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+    DeviceSetup setup{model, stages, thresholds_.unit(model), next, {}, verbose_};
+    setup.options.deadline = deadline;
+    setup.options.window = window_;
+    if (!decisions_.empty()) decisions_file_.emplace(decisions_);
+    return data_.empty() ? run_images(setup) : run_data(setup);
+  }
+
+ private:
+  int run_images(const DeviceSetup& setup) {
+    const OutcomeTable table(setup, images_);
+    int code = 0;
+    bool begun = false;
+    const Outcomes outcomes = run_device(
+        setup, images_.size(),
+        [&](std::size_t index, std::span<float> input) {
+          try {
+            preprocess(open_picture(images_[index]), setup.model.preprocess, input.data());
+            return true;
+          } catch (const Error& error) {
+            complain(error.what());
+            if (code == 0) code = static_cast<int>(error.kind());
+            return false;
+          }
+        },
+        [&](std::size_t index, const Outcome& outcome) {
+          if (json_) {
+            print_json(outcome_json(setup, images_[index], outcome));
+          } else {
+            if (!std::exchange(begun, true)) print(table.header());
+            print(table.line(images_[index], outcome));
+          }
+        });
+    const int degraded = finish(RunSummary(setup, outcomes, {}), outcomes);
+    return code != 0 ? code : degraded;
+  }
+
+  int run_data(const DeviceSetup& setup) {
+    const std::unique_ptr<Dataset> data = open_dataset(data_, setup.model.classes);
+    std::size_t count = data->size();
+    if (limit_ > 0) count = std::min(count, static_cast<std::size_t>(limit_));
+    if (count == 0) throw Error(ErrorKind::kBadData, data_ + ": wanted pictures, found none");
+    std::vector<int> labels;
+    for (std::size_t i = 0; i < count; ++i) labels.push_back(data->label(i));
+    Outcomes outcomes;
+    {
+      Progress progress("device", count);
+      outcomes = run_device(
+          setup, count,
+          [&](std::size_t index, std::span<float> input) {
+            preprocess(data->picture(index), setup.model.preprocess, input.data());
+            return true;
+          },
+          [&](std::size_t, const Outcome&) { progress.advance(1); });
+    }
+    const RunSummary summary(setup, outcomes, labels);
+    if (json_) {
+      print_json(summary.json(), 2);
+    } else {
+      print(summary.text());
+    }
+    return finish(summary, outcomes);
+  }
+
+  /// Writes the decisions; the code says whether all answers are the whole cascade's.
+  int finish(const RunSummary& summary, const Outcomes& outcomes) {
+    if (decisions_file_) {
+      std::vector<DecisionRow> rows;
+      for (std::size_t i = 0; i < outcomes.size(); ++i) {
+        if (!outcomes[i]) continue;
+        rows.push_back({i, outcomes[i]->decision, status_of(*outcomes[i])});
+      }
+      write_decisions(*decisions_file_, rows);
+    }
+    const std::optional<std::string> complaint = summary.complaint();
+    if (!complaint) return 0;
+    complain(*complaint);
+    return static_cast<int>(ErrorKind::kUnavailable);
+  }
+
+  std::vector<std::string> images_;
+  std::string next_;
+  std::string data_;
+  int limit_ = 0;
+  ModelOption model_;
+  ThresholdOptions thresholds_;
+  std::string deadline_ = "1s";
+  int window_ = 8;
+  std::string decisions_;
+  std::optional<OutputFile> decisions_file_;
+  bool verbose_ = false;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_run(CLI::App& root) { return std::make_unique<Run>(root); }
+
+}  // namespace offramp::cli

@@ -1,0 +1,82 @@
+// The device's side of `run` and `demo`: one picture after the other through all tiers.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/cascade.h"
+#include "net/device.h"
+#include "tools/options.h"
+#include "tools/output.h"
+
+namespace offramp::cli {
+
+struct DeviceSetup {
+  const Model& model;
+  std::span<const Stage> stages;
+  EntropyUnit unit;
+  std::string next;  ///< "tcp://host:port"
+  DeviceOptions options;
+  bool verbose = false;  ///< log what becomes of the link
+};
+
+/// [pictures]; none for a picture that could not be read.
+using Outcomes = std::vector<std::optional<Outcome>>;
+
+/// Runs pictures 0..count-1. `seen` gets each outcome in order of index, as soon as all earlier
+/// ones are known. Throws Error{kUsage} for a model with a single exit, and
+/// what Device::run throws.
+Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
+                    const std::function<void(std::size_t, const Outcome&)>& seen);
+
+/// "ok", or "degraded(late)".
+std::string status_of(const Outcome& outcome);
+
+/// In all tiers together.
+std::uint64_t compute_us(const Outcome& outcome);
+
+/// One line a picture.
+class OutcomeTable {
+ public:
+  OutcomeTable(const DeviceSetup& setup, const std::vector<std::string>& names);
+  std::string header() const { return table_.header(); }
+  std::string line(const std::string& name, const Outcome& outcome) const;
+
+ private:
+  const DeviceSetup& setup_;
+  Table table_;
+};
+
+nlohmann::ordered_json outcome_json(const DeviceSetup& setup, const std::string& name,
+                                    const Outcome& outcome);
+
+/// What came of all pictures. `labels` is empty when they are not known.
+class RunSummary {
+ public:
+  RunSummary(const DeviceSetup& setup, const Outcomes& outcomes, std::span<const int> labels);
+  ~RunSummary();
+
+  std::string text() const;
+  nlohmann::ordered_json json() const;
+  /// One line about answers that are not the whole cascade's; none when there are none.
+  std::optional<std::string> complaint() const;
+
+ private:
+  /// Those who were answered at the same place in the same way.
+  struct Group;
+
+  const DeviceSetup& setup_;
+  std::size_t pictures_ = 0;
+  std::vector<Group> groups_;
+  std::vector<double> total_us_;
+  std::uint64_t sent_bytes_ = 0;
+  double macs_ = 0.0;  ///< computed for the answers given
+  std::size_t degraded_ = 0;
+  std::optional<std::size_t> right_;
+};
+
+}  // namespace offramp::cli

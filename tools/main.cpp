@@ -1,0 +1,123 @@
+// The `offramp` command: options, exit codes, and nothing else.
+
+#include <cstdlib>
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "engine/error.h"
+#include "tools/command.h"
+#include "tools/output.h"
+#include "tools/signals.h"
+
+namespace offramp::cli {
+namespace {
+
+const char* const kFooter = R"(Examples:
+  offramp demo
+  offramp classify cat.png ship.jpg
+  offramp eval --data cifar-10-batches-bin --sweep
+  offramp node --tier cloud --listen 127.0.0.1:5556
+  offramp node --tier edge --listen 127.0.0.1:5555 --next 127.0.0.1:5556
+  offramp run --next 127.0.0.1:5555 cat.png
+
+Environment:
+  OFFRAMP_MODEL  model file, when --model is not given
+  OFFRAMP_ISA    instruction set: scalar, sse2, avx2 [default: the best of this CPU]
+  OFFRAMP_CONV   convolution: direct, im2col [default: direct]
+  NO_COLOR       no colours, even on a terminal
+
+Exit codes:
+    0  success
+   64  wrong usage: an option, a threshold, an endpoint
+   65  bad data: a file is not the picture or data set it should be
+   66  a file or folder is missing or may not be read
+   69  unavailable: an address is in use; or pictures were answered, but some
+       only by the best tier that could be reached
+   70  a bug in offramp
+   71  the operating system refused: memory, threads, sockets
+   73  an output file cannot be written
+   78  the model file is damaged
+  130  interrupted by Ctrl-C
+  141  the reader of the output went away
+With several pictures, the good ones are answered and the first bad one gives the code.)";
+
+const char* const kDescription =
+    "Early-exit image classification across device, edge and cloud: a tier answers\n"
+    "when its exit is sure enough, otherwise it hands on to the next one.";
+
+/// The subcommand that was named, for the hint; "" when none was.
+std::string named_subcommand(const CLI::App& root) {
+  const std::vector<CLI::App*> named = root.get_subcommands();
+  return named.empty() ? "" : " " + named.front()->get_name();
+}
+
+/// CLI11 complains of a missing option before it does of an unknown one, which is the likelier
+/// slip.
+std::string explain(const CLI::App& root, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = root.remaining(true);
+  if (unknown.empty()) return error.what();
+  return "wanted a known option or argument, found '" + unknown.front() + "'";
+}
+
+int usage_error(const CLI::App& root, const CLI::ParseError& error) {
+  complain(explain(root, error) + "; see offramp" + named_subcommand(root) + " --help");
+  return static_cast<int>(ErrorKind::kUsage);
+}
+
+int guarded(Command& command) {
+  try {
+    return command.run();
+  } catch (const BrokenPipe&) {
+    return kExitBrokenPipe;
+  } catch (const Interrupted& interrupted) {
+    return kExitSignal + interrupted.signal;
+  } catch (const Error& error) {
+    complain(error.what());
+    return static_cast<int>(error.kind());
+  } catch (const std::bad_alloc&) {
+    complain("memory: wanted more than the system gives");
+    return static_cast<int>(ErrorKind::kSystem);
+  } catch (const std::system_error& error) {
+    complain(std::string("system: ") + error.what());
+    return static_cast<int>(ErrorKind::kSystem);
+  } catch (const std::exception& error) {
+    complain(std::string("internal error, a bug in offramp: ") + error.what());
+    return kExitInternal;
+  }
+}
+
+int run(int argc, char** argv) {
+  CLI::App root(kDescription, "offramp");
+  root.footer(kFooter);
+  root.get_formatter()->column_width(32);
+  root.set_version_flag("--version", std::string("offramp ") + kVersion);
+  root.require_subcommand(1);
+  std::vector<std::unique_ptr<Command>> commands;
+  for (auto make : {make_classify, make_eval, make_inspect, make_node, make_run, make_demo}) {
+    commands.push_back(make(root));
+  }
+  try {
+    root.parse(argc, argv);
+  } catch (const CLI::Success& wanted) {
+    root.exit(wanted);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return usage_error(root, error);
+  }
+  for (const std::unique_ptr<Command>& command : commands) {
+    if (command->chosen()) return guarded(*command);
+  }
+  return kExitInternal;
+}
+
+}  // namespace
+}  // namespace offramp::cli
+
+int main(int argc, char** argv) {
+  offramp::cli::install_signal_handlers();
+  return offramp::cli::run(argc, argv);
+}

@@ -1,0 +1,193 @@
+#include "tools/options.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <system_error>
+
+#include "engine/error.h"
+#include "tools/output.h"
+
+namespace offramp::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// How far above the program the source tree may begin: build/<preset>/tools/offramp.
+constexpr int kLevelsUp = 4;
+
+const std::string kScheme = "tcp://";
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts(1);
+  for (char c : text) {
+    if (c == separator) {
+      parts.emplace_back();
+    } else {
+      parts.back().push_back(c);
+    }
+  }
+  return parts;
+}
+
+/// The whole of `text` as a number; locale-independent, unlike strtod.
+template <typename Number>
+std::optional<Number> parse_number(const std::string& text) {
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc{} || rest != end || text.empty()) return std::nullopt;
+  return value;
+}
+
+float parse_threshold(const std::string& text, const EntropyUnit& unit) {
+  const std::optional<double> value = parse_number<double>(text);
+  // Written so that NaN fails it.
+  if (!value || !(*value >= 0.0 && *value <= unit.largest())) {
+    throw Error(ErrorKind::kUsage, "--thresholds: wanted numbers from 0 to " +
+                                       format_short(unit.largest()) + " (" + unit.name() +
+                                       " entropy), found '" + text + "'");
+  }
+  return unit.normalised(*value);
+}
+
+struct Address {
+  std::string host;  ///< with its colon
+  int port = 0;
+};
+
+Address parse_address(const std::string& option, const std::string& text, int least_port) {
+  const std::string address = text.starts_with(kScheme) ? text.substr(kScheme.size()) : text;
+  const std::size_t colon = address.rfind(':');
+  const bool has_host = colon != std::string::npos && colon > 0;
+  const std::optional<int> port =
+      has_host ? parse_number<int>(address.substr(colon + 1)) : std::nullopt;
+  if (!port || *port < least_port || *port > 65535 || address.find('/') != std::string::npos) {
+    throw Error(ErrorKind::kUsage,
+                option + ": wanted HOST:PORT or tcp://HOST:PORT with a port from " +
+                    std::to_string(least_port) + " to 65535, found '" + text + "'");
+  }
+  return {address.substr(0, colon + 1), *port};
+}
+
+}  // namespace
+
+EntropyUnit::EntropyUnit(bool in_nats, std::size_t classes)
+    : nats(in_nats), ln_classes(classes > 1 ? std::log(static_cast<double>(classes)) : 1.0) {}
+
+float EntropyUnit::normalised(double shown) const {
+  return std::clamp(static_cast<float>(nats ? shown / ln_classes : shown), 0.0f, 1.0f);
+}
+
+void ThresholdOptions::add_to(CLI::App& app) {
+  app.add_option("--thresholds", text,
+                 "entropies below which exits answer: one for each but the\n"
+                 "last, or one for all; 0 sends everything on [the model's]")
+      ->type_name("T1[,T2]")
+      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+  app.add_flag("--nats", nats, "thresholds and entropies in nats, not divided by ln(classes)");
+}
+
+std::vector<float> ThresholdOptions::read(const Model& model) const {
+  if (!text) return {};
+  const std::size_t deciding = model.graph.exits.size() - 1;
+  const std::vector<std::string> parts = split(*text, ',');
+  if (parts.size() != 1 && parts.size() != deciding) {
+    const std::string wanted =
+        deciding <= 1 ? "1 value" : "1 or " + std::to_string(deciding) + " values";
+    throw Error(ErrorKind::kUsage, "--thresholds: wanted " + wanted + ", found " +
+                                       std::to_string(parts.size()) + " in '" + *text + "' (" +
+                                       model.name + " has " + std::to_string(deciding + 1) +
+                                       " exits, the last always answers)");
+  }
+  const EntropyUnit entropy_unit = unit(model);
+  std::vector<float> thresholds;
+  for (const std::string& part : parts) thresholds.push_back(parse_threshold(part, entropy_unit));
+  return thresholds;
+}
+
+void ModelOption::add_to(CLI::App& app) {
+  app.add_option("-m,--model", text,
+                 "model file [OFFRAMP_MODEL, else weights/resnet20b.safetensors]")
+      ->type_name("FILE");
+}
+
+fs::path ModelOption::path() const {
+  if (!text.empty()) return text;
+  if (const char* named = std::getenv("OFFRAMP_MODEL"); named != nullptr && *named != '\0') {
+    return named;
+  }
+  const char* const file = "resnet20b.safetensors";
+  if (auto found = find_shipped(file, fs::path("weights") / file)) return *found;
+  throw Error(ErrorKind::kMissingInput,
+              "model: wanted --model FILE, OFFRAMP_MODEL or weights/resnet20b.safetensors near "
+              "the program or in the current folder, found none of them");
+}
+
+CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int least, int most,
+                       const std::string& description) {
+  const auto check = [least, most](std::string& text) -> std::string {
+    const std::optional<int> number = parse_number<int>(text);
+    if (number && *number >= least && *number <= most) return {};
+    return "wanted a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+           ", found '" + text + "'";
+  };
+  return app.add_option(name, value, description)->check(CLI::Validator(check, ""))->type_name("N");
+}
+
+std::chrono::microseconds parse_duration(const std::string& option, const std::string& text) {
+  struct Suffix {
+    const char* letters;
+    double microseconds;
+  };
+  const std::size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
+  const std::optional<double> number = parse_number<double>(text.substr(0, digits));
+  constexpr double kLongest = 3600e6;
+  for (const Suffix& unit : {Suffix{"us", 1.0}, Suffix{"ms", 1e3}, Suffix{"s", 1e6}}) {
+    if (!number || text.substr(digits) != unit.letters) continue;
+    const double microseconds = *number * unit.microseconds;
+    if (!(microseconds >= 1.0 && microseconds <= kLongest)) break;
+    return std::chrono::microseconds(std::llround(microseconds));
+  }
+  throw Error(ErrorKind::kUsage, option + ": wanted a duration from 1us to 3600s such as 250us, " +
+                                     "50ms or 1s, found '" + text + "'");
+}
+
+std::string parse_listen_endpoint(const std::string& option, const std::string& text) {
+  const Address address = parse_address(option, text, 0);
+  return kScheme + address.host + (address.port == 0 ? "*" : std::to_string(address.port));
+}
+
+std::string parse_peer_endpoint(const std::string& option, const std::string& text) {
+  const Address address = parse_address(option, text, 1);
+  return kScheme + address.host + std::to_string(address.port);
+}
+
+fs::path executable_path() {
+  std::error_code error;
+  fs::path path = fs::read_symlink("/proc/self/exe", error);
+  if (error) {
+    throw Error(ErrorKind::kSystem,
+                "/proc/self/exe: wanted the program's own path, found: " + error.message());
+  }
+  return path;
+}
+
+std::optional<fs::path> find_shipped(const fs::path& installed, const fs::path& in_source) {
+  std::vector<fs::path> candidates;
+  fs::path folder = executable_path().parent_path();
+  candidates.push_back(folder / ".." / "share" / "offramp" / installed);
+  for (int level = 0; level <= kLevelsUp && folder.has_relative_path(); ++level) {
+    candidates.push_back(folder / in_source);
+    folder = folder.parent_path();
+  }
+  candidates.push_back(in_source);
+  for (const fs::path& candidate : candidates) {
+    std::error_code error;
+    if (fs::exists(candidate, error)) return candidate.lexically_normal();
+  }
+  return std::nullopt;
+}
+
+}  // namespace offramp::cli

@@ -1,0 +1,164 @@
+"""The options of train.py, and how it ends when it cannot go on."""
+
+import argparse
+import math
+
+import torch
+
+import networks
+
+
+class Stop(Exception):
+    """Ends the program with one line and an exit code."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise Stop(64, f"{message} (--help lists the options)")
+
+
+def number(kind, low, high=math.inf, above=False):
+    """Converter for argparse: a number in [low, high], or in (low, high] with `above`."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value <= high if above else low <= value <= high):
+            bounds = f"{'above' if above else 'at least'} {low}"
+            bounds += f", at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"wanted a number {bounds}, found {text!r}")
+        return value
+
+    return convert
+
+
+def parse(argv, description):
+    """The options, checked: `loss_weights` has one number per exit, `device` is cpu or cuda.
+    Raises Stop."""
+    parser = Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        required=True,
+        metavar="DIR",
+        help="data_batch_1..5.bin and test_batch.bin, or their parent folder",
+    )
+    add("--out", required=True, metavar="DIR", help="folder for the results")
+    add(
+        "--network",
+        default="resnet20",
+        help=f"one of {', '.join(networks.NAMES)} (default resnet20)",
+    )
+    add("--heads", default="strong", help="early heads of the ResNets: strong (default) or classic")
+    add(
+        "--shortcut",
+        default="conv",
+        help="where the ResNets halve the picture: conv (default) or pad",
+    )
+    add("--epochs", type=number(int, 1), default=30)
+    add("--batch", type=number(int, 2), default=128)
+    add(
+        "--lr",
+        type=number(float, 0, 100, above=True),
+        default=0.2,
+        help="highest learning rate (default 0.2)",
+    )
+    add(
+        "--schedule",
+        choices=("onecycle", "cosine"),
+        default="onecycle",
+        help="onecycle (default): linear rise over 30 %%, half a cosine to 0; cosine: that alone",
+    )
+    add(
+        "--weight-decay",
+        type=number(float, 0, 1),
+        default=5e-4,
+        help="not on biases and norms (default 5e-4)",
+    )
+    add(
+        "--loss-weights",
+        metavar="W,...",
+        help="one per exit, earliest first (default 0.5,0.7,1; two exits: 0.5,1)",
+    )
+    add("--distill", action="store_true", help="early exits learn from the last one too")
+    add(
+        "--distill-alpha",
+        type=number(float, 0, 1),
+        default=0.5,
+        help="share of that in their loss (default 0.5)",
+    )
+    add(
+        "--distill-temperature",
+        type=number(float, 0, 100, above=True),
+        default=3.0,
+        help="(default 3)",
+    )
+    add(
+        "--holdout",
+        type=number(int, 1),
+        default=5000,
+        help="training pictures never trained on (default 5000)",
+    )
+    add(
+        "--limit",
+        type=number(int, 2),
+        metavar="N",
+        help="at most N pictures of each kind, for a try",
+    )
+    add("--seed", type=number(int, 0, 2**31), default=1)
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--amp", action="store_true", help="half precision where it is safe; CUDA only")
+    add(
+        "--threads",
+        type=number(int, 1, 1024),
+        metavar="N",
+        help="CPU threads (default: PyTorch's choice)",
+    )
+    add(
+        "--resume", action="store_true", help="continue the run in --out; begin it if there is none"
+    )
+    options = parser.parse_args(argv)
+
+    exits = networks.exit_count(options.network)
+    for name, known in (
+        ("network", networks.NAMES),
+        ("heads", networks.HEADS),
+        ("shortcut", networks.SHORTCUTS),
+    ):
+        if getattr(options, name) not in known:
+            raise Stop(
+                64, f"--{name}: wanted one of {', '.join(known)}, found {getattr(options, name)!r}"
+            )
+    options.loss_weights = parse_loss_weights(options.loss_weights, exits)
+    if options.device == "auto":
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise Stop(64, "--device cuda: wanted a CUDA device, PyTorch finds none")
+    if options.amp and options.device != "cuda":
+        raise Stop(64, "--amp: wanted a CUDA device, found --device cpu")
+    return options
+
+
+def parse_loss_weights(text, exits):
+    if text is None:
+        return [0.5, 0.7, 1.0] if exits == 3 else [0.5, 1.0]
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    good = len(weights) == exits and all(0 <= w < math.inf for w in weights) and sum(weights) > 0
+    if not good:
+        raise Stop(
+            64, f"--loss-weights: wanted {exits} numbers of at least 0, not all 0, found {text!r}"
+        )
+    return weights
