@@ -422,16 +422,29 @@ std::vector<std::string> Plan::describe() const {
   return lines;
 }
 
+const char* to_string(ConvAlgorithm algorithm) {
+  switch (algorithm) {
+    case ConvAlgorithm::kAuto:
+      return "auto";
+    case ConvAlgorithm::kDirect:
+      return "direct";
+    case ConvAlgorithm::kWinograd2:
+      return "winograd2";
+    case ConvAlgorithm::kWinograd4:
+      return "winograd4";
+    case ConvAlgorithm::kIm2col:
+      return "im2col";
+  }
+  return "";
+}
+
 ConvAlgorithm parse_conv_algorithm(const std::string& name) {
-  constexpr std::pair<const char*, ConvAlgorithm> kNames[] = {
-      {"auto", ConvAlgorithm::kAuto},           {"direct", ConvAlgorithm::kDirect},
-      {"winograd2", ConvAlgorithm::kWinograd2}, {"winograd4", ConvAlgorithm::kWinograd4},
-      {"im2col", ConvAlgorithm::kIm2col},
-  };
   std::string known;
-  for (const auto& [text, algorithm] : kNames) {
-    if (name == text) return algorithm;
-    known += (known.empty() ? "" : ", ") + std::string(text);
+  for (ConvAlgorithm algorithm :
+       {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
+        ConvAlgorithm::kWinograd4, ConvAlgorithm::kIm2col}) {
+    if (name == to_string(algorithm)) return algorithm;
+    known += (known.empty() ? "" : ", ") + std::string(to_string(algorithm));
   }
   throw Error(ErrorKind::kUsage,
               "convolution algorithm: wanted one of " + known + ", found \"" + name + "\"");

@@ -26,6 +26,7 @@ enum class ConvAlgorithm {
 
 /// "auto", "direct", "winograd2", "winograd4", "im2col"; throws Error{kUsage} for anything else.
 ConvAlgorithm parse_conv_algorithm(const std::string& name);
+const char* to_string(ConvAlgorithm algorithm);
 
 struct PlanOptions {
   const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU, or OFFRAMP_ISA

@@ -51,10 +51,6 @@ struct Report {
   std::vector<SweepPoint> sweep;
 };
 
-const char* convolution_name(const PlanOptions& options) {
-  return options.convolution == ConvAlgorithm::kDirect ? "direct" : "im2col";
-}
-
 std::string percent_or_dash(double fraction) {
   return std::isnan(fraction) ? "-" : format_percent(fraction);
 }
@@ -99,7 +95,7 @@ Json to_json(const Report& report) {
       {"batch", report.options.batch},
       {"threads", report.options.threads},
       {"isa", report.isa},
-      {"convolution", convolution_name(report.plan)},
+      {"convolution", to_string(report.plan.convolution)},
       {"exits", exits_json(report)},
       {"accuracy", report.score.accuracy},
       {"mean_macs", report.score.mean_macs},
@@ -144,7 +140,7 @@ std::string exits_text(const Report& report) {
 
 std::string speed_text(const Report& report) {
   const EvaluationOptions& options = report.options;
-  const std::string how = report.isa + ", " + convolution_name(report.plan) + ", batch " +
+  const std::string how = report.isa + ", " + to_string(report.plan.convolution) + ", batch " +
                           std::to_string(options.batch) + ", " + std::to_string(options.threads) +
                           (options.threads == 1 ? " thread" : " threads");
   return "\nlatency   " + format_times(distribution(report.run.latencies_us)) + "  (" + how +

@@ -36,7 +36,7 @@ ACCURACY_TOLERANCE = 0.02  # percentage points
 BATCH_PIXELS = 250 * 32 * 32
 CIFAR_RECORD = 1 + 3 * 32 * 32
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
-CONVS = ("direct", "im2col")
+CONVS = ("auto", "direct", "winograd2", "winograd4", "im2col")
 
 
 class Stop(Exception):
@@ -207,15 +207,10 @@ def compare(wanted, found, labels):
     )
 
 
-def available_isas():
-    """Names of the kernel tables that this CPU can run."""
-    if platform.machine() in ("aarch64", "arm64"):
-        return ["scalar", "neon"]
-    try:
-        flags = pathlib.Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
-    except OSError:
-        flags = []
-    return ["scalar", "sse2"] + (["avx2"] if "avx2" in flags and "fma" in flags else [])
+def available_isas(program):
+    """Names of the instruction sets that the engine can use here, slowest first."""
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return said.stdout.partition("this machine:")[2].split()
 
 
 class Parser(argparse.ArgumentParser):
@@ -239,17 +234,18 @@ def parse(arguments):
         default=root / "build/release/offramp",
         help="the engine's program (default build/release/offramp)",
     )
-    add("--isa", default="all", help="all that this CPU has, or names such as scalar,sse2,avx2")
-    add("--conv", default="all", help="all, or names of direct,im2col")
+    add("--isa", default="all", help="all or the best that this CPU has, or names such as sse2,avx2")
+    add("--conv", default="all", help="all, or names of auto,direct,winograd2,winograd4,im2col")
     add("--limit", type=int, metavar="N", help="only the first N pictures")
     options = parser.parse_args(arguments)
-    options.isa = available_isas() if options.isa == "all" else options.isa.split(",")
     options.conv = CONVS if options.conv == "all" else options.conv.split(",")
     if options.limit is not None and options.limit < 1:
         parser.error(f"--limit: wanted at least 1, found {options.limit}")
     for path in (options.model, options.offramp):
         if not pathlib.Path(path).is_file():
             raise Stop(66, f"{path}: wanted a file, found none")
+    known = available_isas(options.offramp)
+    options.isa = {"all": known, "best": known[-1:]}.get(options.isa) or options.isa.split(",")
     return options
 
 
@@ -269,7 +265,7 @@ def run(arguments):
         f"{time.monotonic() - start:.1f} s"
     )
     print(
-        f"{'isa':8}{'conv':8}{'exit':10}{'difference':>12}{'top-1 differs':>15}"
+        f"{'isa':8}{'conv':11}{'exit':10}{'difference':>12}{'top-1 differs':>15}"
         f"{'PyTorch %':>11}{'engine %':>10}"
     )
     holds = True
@@ -280,7 +276,7 @@ def run(arguments):
                 result = compare(wanted[:, number], found[:, number], labels)
                 holds = holds and result.holds
                 print(
-                    f"{isa:8}{conv:8}{exit['name']:10}{result.difference:12.2e}"
+                    f"{isa:8}{conv:11}{exit['name']:10}{result.difference:12.2e}"
                     f"{result.disagreements:15d}{result.pytorch:11.2f}{result.engine:10.2f}"
                     f"{'' if result.holds else '  VIOLATED'}",
                     flush=True,

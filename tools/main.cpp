@@ -9,12 +9,20 @@
 #include <vector>
 
 #include "engine/error.h"
+#include "kernels/kernels.h"
 #include "tools/command.h"
 #include "tools/output.h"
 #include "tools/signals.h"
 
 namespace offramp::cli {
 namespace {
+
+// "offramp 0.1.0, instruction sets of this machine: scalar sse2 avx2"
+std::string version_line() {
+  std::string line = std::string("offramp ") + kVersion + ", instruction sets of this machine:";
+  for (const KernelTable* table : available_kernels()) line += std::string(" ") + table->name;
+  return line;
+}
 
 const char* const kFooter = R"(Examples:
   offramp demo
@@ -26,8 +34,10 @@ const char* const kFooter = R"(Examples:
 
 Environment:
   OFFRAMP_MODEL  model file, when --model is not given
-  OFFRAMP_ISA    instruction set: scalar, sse2, avx2 [default: the best of this CPU]
-  OFFRAMP_CONV   convolution: direct, im2col [default: direct]
+  OFFRAMP_ISA    instruction set: scalar, sse2, avx2, avx512, neon [default: the best
+                 of this CPU]
+  OFFRAMP_CONV   convolution: auto, direct, winograd2, winograd4, im2col [default:
+                 auto, the one expected to be fastest for each layer]
   NO_COLOR       no colours, even on a terminal
 
 Exit codes:
@@ -40,7 +50,7 @@ Exit codes:
    70  a bug in offramp
    71  the operating system refused: memory, threads, sockets
    73  an output file cannot be written
-   78  the model file is damaged
+   78  the model file is damaged, or two tiers have different models
   130  interrupted by Ctrl-C
   141  the reader of the output went away
 With several pictures, the good ones are answered and the first bad one gives the code.)";
@@ -94,7 +104,7 @@ int run(int argc, char** argv) {
   CLI::App root(kDescription, "offramp");
   root.footer(kFooter);
   root.get_formatter()->column_width(32);
-  root.set_version_flag("--version", std::string("offramp ") + kVersion);
+  root.set_version_flag("--version", version_line());
   root.require_subcommand(1);
   std::vector<std::unique_ptr<Command>> commands;
   for (auto make : {make_classify, make_eval, make_inspect, make_node, make_run, make_demo}) {
