@@ -25,8 +25,6 @@ struct Operand {
   std::size_t offset = 0;
 };
 
-enum class ConvPath { kIndirect, kWinograd2, kWinograd4, kDepthwise, kIm2col };
-
 /// One layer, ready to run.
 struct Step {
   std::string name;
@@ -35,7 +33,7 @@ struct Step {
   Operand output;
   std::vector<Shape> in;
   Shape out;
-  ConvPath path = ConvPath::kIndirect;
+  ConvPath path = ConvPath::kDirect;
   const float* weights = nullptr;  ///< packed; for a batch norm the scale
   const float* bias = nullptr;     ///< for a batch norm the shift
   Operand scratch;
@@ -54,59 +52,6 @@ PoolShape pool_shape(const Pool& o, const Shape& in, const Shape& out) {
               o.kernel[1], o.stride[0], o.stride[1], o.padding[0], o.padding[1]};
   if constexpr (std::is_same_v<Pool, AveragePool>) s.count_include_pad = o.count_include_pad;
   return s;
-}
-
-bool winograd_can(const ConvShape& s) {
-  return s.kernel_height == 3 && s.kernel_width == 3 && s.stride_height == 1 &&
-         s.stride_width == 1 && s.dilation_height == 1 && s.dilation_width == 1 && s.groups == 1;
-}
-
-// Winograd's larger weights (16 or 36 instead of 9 values a kernel) are read once per block of
-// patches. That pays while they stay in a second-level cache; past it, the direct product reads
-// less.
-ConvPath cheapest(const ConvShape& s) {
-  constexpr std::size_t kCacheFloats = 256 * 1024;
-  const std::size_t pairs =
-      static_cast<std::size_t>(s.in_channels) * static_cast<std::size_t>(s.out_channels);
-  if (pairs * 36 <= kCacheFloats && s.out_height >= 4 && s.out_width >= 4) {
-    return ConvPath::kWinograd4;
-  }
-  if (s.out_height >= 2 && s.out_width >= 2) return ConvPath::kWinograd2;
-  return ConvPath::kIndirect;
-}
-
-ConvPath choose_path(ConvAlgorithm algorithm, const ConvShape& s) {
-  if (s.depthwise()) return ConvPath::kDepthwise;
-  if (algorithm == ConvAlgorithm::kIm2col) return ConvPath::kIm2col;
-  if (!winograd_can(s)) return ConvPath::kIndirect;
-  switch (algorithm) {
-    case ConvAlgorithm::kAuto:
-      return cheapest(s);
-    case ConvAlgorithm::kWinograd2:
-      return ConvPath::kWinograd2;
-    case ConvAlgorithm::kWinograd4:
-      return ConvPath::kWinograd4;
-    case ConvAlgorithm::kDirect:
-    case ConvAlgorithm::kIm2col:
-      break;
-  }
-  return ConvPath::kIndirect;
-}
-
-const char* path_name(ConvPath path) {
-  switch (path) {
-    case ConvPath::kIndirect:
-      return "direct";
-    case ConvPath::kWinograd2:
-      return "winograd2";
-    case ConvPath::kWinograd4:
-      return "winograd4";
-    case ConvPath::kDepthwise:
-      return "depthwise";
-    case ConvPath::kIm2col:
-      return "im2col";
-  }
-  return "";
 }
 
 }  // namespace
@@ -145,10 +90,10 @@ struct Plan::Impl {
 void Plan::Impl::prepare(Step& step, const Conv2d& op) {
   const ConvShape shape = conv_shape(op, step.in[0], step.out);
   step.bias = store(op.bias);
-  step.path = choose_path(algorithm, shape);
+  step.path = choose_conv_path(algorithm, shape, *kernels);
   const int rows = kernels->tile_rows, columns = kernels->tile_columns;
   switch (step.path) {
-    case ConvPath::kIndirect: {
+    case ConvPath::kDirect: {
       float* packed = store(packed_conv_floats(shape, columns));
       pack_conv(shape, columns, op.weight.data(), packed);
       step.weights = packed;
@@ -161,7 +106,7 @@ void Plan::Impl::prepare(Step& step, const Conv2d& op) {
       float* packed = store(packed_winograd_floats(shape, tile, columns));
       pack_winograd(shape, tile, columns, op.weight.data(), packed);
       step.weights = packed;
-      step.scratch_floats = winograd_scratch_floats(shape, tile, rows, columns);
+      step.scratch_floats = winograd_scratch_floats(shape, tile, columns);
       break;
     }
     case ConvPath::kDepthwise: {
@@ -275,7 +220,7 @@ void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept 
             each([&](const float* from, float* to, std::size_t n) {
               const Epilogue e{step.bias, skip ? skip + n * out_size : nullptr, o.relu};
               switch (step.path) {
-                case ConvPath::kIndirect:
+                case ConvPath::kDirect:
                   kernels->conv2d(shape, from, step.weights, e, scratch, to);
                   break;
                 case ConvPath::kWinograd2:
@@ -414,40 +359,12 @@ std::vector<std::string> Plan::describe() const {
   std::vector<std::string> lines;
   for (const Step& step : impl_->steps) {
     std::string line = step.name + ": " + op_name(step.op);
-    if (std::holds_alternative<Conv2d>(step.op)) line += std::string(" ") + path_name(step.path);
+    if (std::holds_alternative<Conv2d>(step.op)) line += std::string(" ") + to_string(step.path);
     line += " " + to_string(step.in[0]) + " -> " + to_string(step.out);
     line += step.output.external ? ", in the input" : ", at " + std::to_string(step.output.offset);
     lines.push_back(std::move(line));
   }
   return lines;
-}
-
-const char* to_string(ConvAlgorithm algorithm) {
-  switch (algorithm) {
-    case ConvAlgorithm::kAuto:
-      return "auto";
-    case ConvAlgorithm::kDirect:
-      return "direct";
-    case ConvAlgorithm::kWinograd2:
-      return "winograd2";
-    case ConvAlgorithm::kWinograd4:
-      return "winograd4";
-    case ConvAlgorithm::kIm2col:
-      return "im2col";
-  }
-  return "";
-}
-
-ConvAlgorithm parse_conv_algorithm(const std::string& name) {
-  std::string known;
-  for (ConvAlgorithm algorithm :
-       {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
-        ConvAlgorithm::kWinograd4, ConvAlgorithm::kIm2col}) {
-    if (name == to_string(algorithm)) return algorithm;
-    known += (known.empty() ? "" : ", ") + std::string(to_string(algorithm));
-  }
-  throw Error(ErrorKind::kUsage,
-              "convolution algorithm: wanted one of " + known + ", found \"" + name + "\"");
 }
 
 PlanOptions plan_options_from_environment() {

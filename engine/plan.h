@@ -7,26 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "engine/conv_algorithm.h"
 #include "engine/partition.h"
 #include "engine/tensor.h"
 
 namespace offramp {
 
 struct KernelTable;
-
-/// How 3x3 convolutions with stride 1 are computed, and whether anything is by OpenBLAS. Layers
-/// that an algorithm cannot do are done by kDirect.
-enum class ConvAlgorithm {
-  kAuto,       ///< the one that a cost model expects to be fastest, layer by layer
-  kDirect,     ///< indirect matrix product
-  kWinograd2,  ///< F(2x2, 3x3)
-  kWinograd4,  ///< F(4x4, 3x3)
-  kIm2col,     ///< im2col + OpenBLAS, also for linear layers
-};
-
-/// "auto", "direct", "winograd2", "winograd4", "im2col"; throws Error{kUsage} for anything else.
-ConvAlgorithm parse_conv_algorithm(const std::string& name);
-const char* to_string(ConvAlgorithm algorithm);
 
 struct PlanOptions {
   const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU, or OFFRAMP_ISA

@@ -41,17 +41,17 @@ inline V rectify(V x) {
   return max(V(0.0f), x);
 }
 
-/// One panel of outputs: kRows rows of kVectors vectors, held in registers.
+/// A tile of outputs: kRows rows of kVectors vectors, held in registers. Its columns are those of
+/// one panel of weights, or of kVectors neighbouring panels that are a vector wide each.
 template <class V, int kRows, int kVectors>
 struct Tile {
   static constexpr int kColumns = kVectors * kLanes<V>;
 
-  /// sum[r][c] <- sum over t, k of a[t*kRows + r][k] * packed[t][k][c]
-  static inline __attribute__((always_inline)) void multiply(int taps, int depth,
-                                                             const float* const* a,
-                                                             std::ptrdiff_t a_offset,
-                                                             const float* packed,
-                                                             V (&sum)[kRows][kVectors]) {
+  /// sum[r][c] <- sum over t, k of a[t*kRows + r][k] * w[t][k][c]. Vector v of the weights of (t,
+  /// k) stands at packed + (t*depth + k)*step + v*spacing.
+  static inline __attribute__((always_inline)) void multiply(
+      int taps, int depth, const float* const* a, std::ptrdiff_t a_offset, const float* packed,
+      int step, std::ptrdiff_t spacing, V (&sum)[kRows][kVectors]) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
@@ -64,8 +64,8 @@ struct Tile {
       for (int k = 0; k < depth; ++k) {
         V w[kVectors];
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) w[v] = V::load_unaligned(packed + v * kLanes<V>);
-        packed += kColumns;
+        for (int v = 0; v < kVectors; ++v) w[v] = V::load_unaligned(packed + v * spacing);
+        packed += step;
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const V x(row[r][k]);
@@ -143,45 +143,22 @@ inline void point_at_input(const ConvShape& s, int first_pixel, int tiles, int r
   }
 }
 
-template <class V, int kRows, int kVectors>
+/// kPanelVectors vectors make a panel of weights. Tiles have kRows rows of one panel; where there
+/// are two panels side by side and kWideRows is not 0, kWideRows rows of two.
+template <class V, int kPanelVectors, int kRows, int kWideRows>
 struct Kernels {
-  using Panel = Tile<V, kRows, kVectors>;
-  static constexpr int kColumns = Panel::kColumns;
+  static constexpr int kColumns = kPanelVectors * kLanes<V>;
+  static_assert(kWideRows == 0 || kPanelVectors == 1, "a wide tile takes a vector from each panel");
 
   static void conv2d(const ConvShape& s, const float* x, const float* packed, const Epilogue& e,
                      float* scratch, float* y) {
-    const int taps = s.kernel_height * s.kernel_width;
-    const int depth = s.in_channels / s.groups;
-    const int group_out = s.out_channels / s.groups;
-    const int panels = round_up_division(group_out, kColumns);
-    const int tiles = round_up_division(s.out_height * s.out_width, kRows);
-    const int block_tiles = offramp::conv_block_tiles(taps, kRows);
-    float* zeros = scratch;
-    std::memset(zeros, 0, static_cast<std::size_t>(s.in_channels) * sizeof(float));
-    const float** pointers =
-        reinterpret_cast<const float**>(scratch + round_up_division(s.in_channels, 16) * 16);
-
-    for (int first = 0; first < tiles; first += block_tiles) {
-      const int count = smaller(block_tiles, tiles - first);
-      point_at_input(s, first * kRows, count, kRows, x, zeros, pointers);
-      const float* weights = packed;
-      for (int g = 0; g < s.groups; ++g) {
-        for (int p = 0; p < panels; ++p) {
-          const int column = g * group_out + p * kColumns;
-          for (int t = 0; t < count; ++t) {
-            const int pixel = (first + t) * kRows;
-            const std::ptrdiff_t at = offset(pixel, s.out_channels) + column;
-            V sum[kRows][kVectors];
-            Panel::multiply(taps, depth, pointers + offset(t, taps * kRows), offset(g, depth),
-                            weights, sum);
-            Panel::store(smaller(kRows, s.out_height * s.out_width - pixel),
-                         smaller(kColumns, group_out - p * kColumns), sum, shifted(e, column, at),
-                         s.out_channels, y + at);
-          }
-          weights += offset(taps * depth, kColumns);
-        }
+    if constexpr (kWideRows > 0) {
+      if (s.out_channels / s.groups > kColumns) {
+        conv_tiles<kWideRows, 2>(s, x, packed, e, scratch, y);
+        return;
       }
     }
+    conv_tiles<kRows, 1>(s, x, packed, e, scratch, y);
   }
 
   static void depthwise_conv2d(const ConvShape& s, const float* x, const float* packed,
@@ -212,6 +189,20 @@ struct Kernels {
         });
       }
     }
+  }
+
+  /// products[row][column] <- a[row][k] * packed[panel][k][column] for all panels; `a` and
+  /// `products` have `a_pitch` and `pitch` floats between rows, and whole panels of columns.
+  static void matrix_product(int rows, int depth, int columns, const float* a,
+                             std::ptrdiff_t a_pitch, const float* packed, std::ptrdiff_t pitch,
+                             float* products) {
+    if constexpr (kWideRows > 0) {
+      if (columns > kColumns) {
+        product_tiles<kWideRows, 2>(rows, depth, columns, a, a_pitch, packed, pitch, products);
+        return;
+      }
+    }
+    product_tiles<kRows, 1>(rows, depth, columns, a, a_pitch, packed, pitch, products);
   }
 
   static void linear(int rows, int in, int out, const float* x, const float* packed,
@@ -327,15 +318,106 @@ struct Kernels {
     return sum;
   }
 
+  template <int kTileRows, int kPanels>
+  static void conv_tiles(const ConvShape& s, const float* x, const float* packed, const Epilogue& e,
+                         float* scratch, float* y) {
+    const int taps = s.kernel_height * s.kernel_width;
+    const int group_out = s.out_channels / s.groups;
+    const int panels = round_up_division(group_out, kColumns);
+    const std::ptrdiff_t panel_floats = offset(taps * (s.in_channels / s.groups), kColumns);
+    const int tiles = round_up_division(s.out_height * s.out_width, kTileRows);
+    const int block_tiles = offramp::conv_block_tiles(taps, kTileRows);
+    float* zeros = scratch;
+    std::memset(zeros, 0, static_cast<std::size_t>(s.in_channels) * sizeof(float));
+    const float** pointers =
+        reinterpret_cast<const float**>(scratch + round_up_division(s.in_channels, 16) * 16);
+
+    for (int first = 0; first < tiles; first += block_tiles) {
+      const int count = smaller(block_tiles, tiles - first);
+      point_at_input(s, first * kTileRows, count, kTileRows, x, zeros, pointers);
+      for (int g = 0; g < s.groups; ++g) {
+        const float* weights = packed + g * panels * panel_floats;
+        for (int p = 0; p < panels; p += kPanels, weights += kPanels * panel_floats) {
+          const ConvBlock block{first, count, g, p * kColumns, pointers, weights, panel_floats};
+          if (kPanels > 1 && p + kPanels > panels) {
+            conv_block<kTileRows, 1>(s, block, e, y);
+          } else {
+            conv_block<kTileRows, kPanels>(s, block, e, y);
+          }
+        }
+      }
+    }
+  }
+
+  /// The part of a convolution that one visit to a panel (or two) computes.
+  struct ConvBlock {
+    int first_tile, tiles, group;
+    int column;  ///< first output channel within the group
+    const float** pointers;
+    const float* weights;
+    std::ptrdiff_t panel_floats;
+  };
+
+  template <int kTileRows, int kPanels>
+  static void conv_block(const ConvShape& s, const ConvBlock& b, const Epilogue& e, float* y) {
+    using Sums = Tile<V, kTileRows, kPanels * kPanelVectors>;
+    const int taps = s.kernel_height * s.kernel_width;
+    const int depth = s.in_channels / s.groups;
+    const int group_out = s.out_channels / s.groups;
+    const int columns = smaller(kPanels * kColumns, group_out - b.column);
+    for (int t = 0; t < b.tiles; ++t) {
+      const int pixel = (b.first_tile + t) * kTileRows;
+      const int rows = smaller(kTileRows, s.out_height * s.out_width - pixel);
+      const std::ptrdiff_t column = b.group * group_out + b.column;
+      const std::ptrdiff_t at = offset(pixel, s.out_channels) + column;
+      V sum[kTileRows][kPanels * kPanelVectors];
+      Sums::multiply(taps, depth, b.pointers + offset(t, taps * kTileRows), offset(b.group, depth),
+                     b.weights, kColumns, kPanels > 1 ? b.panel_floats : kLanes<V>, sum);
+      Sums::store(rows, columns, sum, shifted(e, column, at), s.out_channels, y + at);
+    }
+  }
+
+  template <int kTileRows, int kPanels>
+  static void product_tiles(int rows, int depth, int columns, const float* a,
+                            std::ptrdiff_t a_pitch, const float* packed, std::ptrdiff_t pitch,
+                            float* products) {
+    const std::ptrdiff_t panel_floats = offset(depth, kColumns);
+    for (int column = 0; column < columns; column += kPanels * kColumns) {
+      const bool whole = column + kPanels * kColumns <= columns;
+      for (int r = 0; r < rows; r += kTileRows) {
+        const float* row[kTileRows];
+        for (int i = 0; i < kTileRows; ++i) row[i] = a + smaller(r + i, rows - 1) * a_pitch;
+        const int count = smaller(kTileRows, rows - r);
+        float* out = products + r * pitch + column;
+        if (kPanels > 1 && !whole) {
+          product_tile<kTileRows, 1>(count, depth, row, packed, panel_floats, pitch, out);
+        } else {
+          product_tile<kTileRows, kPanels>(count, depth, row, packed, panel_floats, pitch, out);
+        }
+      }
+      packed += kPanels * panel_floats;
+    }
+  }
+
+  template <int kTileRows, int kPanels>
+  static inline void product_tile(int rows, int depth, const float* const* row, const float* packed,
+                                  std::ptrdiff_t panel_floats, std::ptrdiff_t pitch, float* out) {
+    using Sums = Tile<V, kTileRows, kPanels * kPanelVectors>;
+    V sum[kTileRows][kPanels * kPanelVectors];
+    Sums::multiply(1, depth, row, 0, packed, kColumns, kPanels > 1 ? panel_floats : kLanes<V>, sum);
+    Sums::store(rows, kPanels * kColumns, sum, {}, pitch, out);
+  }
+
   static void linear_rows(int in, int out, const float* x, const float* packed, const Epilogue& e,
                           float* y) {
+    using Sums = Tile<V, kRows, kPanelVectors>;
     const float* row[kRows];
     for (int r = 0; r < kRows; ++r) row[r] = x + offset(r, in);
     for (int column = 0; column < out; column += kColumns) {
-      V sum[kRows][kVectors];
-      Panel::multiply(1, in, row, 0, packed + offset(in, column), sum);
-      Panel::store(kRows, smaller(kColumns, out - column), sum, shifted(e, column, column), out,
-                   y + column);
+      V sum[kRows][kPanelVectors];
+      Sums::multiply(1, in, row, 0, packed + offset(in, column), kColumns, kLanes<V>, sum);
+      Sums::store(kRows, smaller(kColumns, out - column), sum, shifted(e, column, column), out,
+                  y + column);
     }
   }
 
@@ -343,7 +425,7 @@ struct Kernels {
   /// once. Each sum adds up in the same order as in linear_rows.
   static void linear_row(int in, int out, const float* x, const float* packed, const Epilogue& e,
                          float* y) {
-    constexpr int kPanels = larger(1, 8 / kVectors);
+    constexpr int kPanels = larger(1, 8 / kPanelVectors);
     int column = 0;
     for (; column + (kPanels - 1) * kColumns < out; column += kPanels * kColumns) {
       linear_panels<kPanels>(in, out, column, x, packed, e, y);
@@ -356,9 +438,9 @@ struct Kernels {
   template <int kPanels>
   static void linear_panels(int in, int out, int column, const float* x, const float* packed,
                             const Epilogue& e, float* y) {
-    V sum[kPanels][1][kVectors];
+    V sum[kPanels][1][kPanelVectors];
     for (int p = 0; p < kPanels; ++p) {
-      for (int v = 0; v < kVectors; ++v) sum[p][0][v] = V(0.0f);
+      for (int v = 0; v < kPanelVectors; ++v) sum[p][0][v] = V(0.0f);
     }
     const float* weights = packed + offset(in, column);
     for (int k = 0; k < in; ++k) {
@@ -366,7 +448,7 @@ struct Kernels {
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < kPanelVectors; ++v) {
           const float* w = weights + offset(p, in) * kColumns + v * kLanes<V>;
           sum[p][0][v] = multiply_add(pixel, V::load_unaligned(w), sum[p][0][v]);
         }
@@ -374,8 +456,8 @@ struct Kernels {
       weights += kColumns;
     }
     for (int p = 0; p < kPanels; ++p, column += kColumns) {
-      Tile<V, 1, kVectors>::store(1, smaller(kColumns, out - column), sum[p],
-                                  shifted(e, column, column), out, y + column);
+      Tile<V, 1, kPanelVectors>::store(1, smaller(kColumns, out - column), sum[p],
+                                       shifted(e, column, column), out, y + column);
     }
   }
 

@@ -1,4 +1,4 @@
-// All kernel bodies for one vector type and register tile, as a table.
+// All kernel bodies for one vector type and its register tiles, as a table.
 #pragma once
 
 #include "kernels/bodies.h"
@@ -6,16 +6,16 @@
 
 namespace {
 
-template <class V, int kRows, int kVectors>
+template <class V, int kPanelVectors, int kRows, int kWideRows = 0>
 constexpr KernelTable make_table(const char* name) {
-  using K = Kernels<V, kRows, kVectors>;
+  using K = Kernels<V, kPanelVectors, kRows, kWideRows>;
   KernelTable t{};
   t.name = name;
-  t.tile_rows = kRows;
+  t.tile_rows = kRows > kWideRows ? kRows : kWideRows;
   t.tile_columns = K::kColumns;
   t.conv2d = K::conv2d;
-  t.winograd2 = Winograd<V, kRows, kVectors, Winograd2>::conv2d;
-  t.winograd4 = Winograd<V, kRows, kVectors, Winograd4>::conv2d;
+  t.winograd2 = Winograd<V, K, Winograd2>::conv2d;
+  t.winograd4 = Winograd<V, K, Winograd4>::conv2d;
   t.depthwise_conv2d = K::depthwise_conv2d;
   t.linear = K::linear;
   t.batch_norm = K::batch_norm;

@@ -83,8 +83,13 @@ constexpr double kG4[6][3] = {{1.0 / 4, 0, 0},
                               {1.0 / 24, -1.0 / 12, 1.0 / 6},
                               {0, 0, 1}};
 
-// Patches whose transforms and products fill about this many floats share a visit to the weights.
-constexpr std::size_t kWinogradBlockFloats = 24 * 1024;
+// Patches whose transforms and products fill about this many floats share a visit to the weights:
+// few enough to stay in a first-level cache and a half when the weights are small; more, up to half
+// of a second-level cache, when reading the weights again costs more than that.
+constexpr std::size_t kSmallBlockFloats = 24 * 1024;
+constexpr std::size_t kLargeBlockFloats = 256 * 1024;
+// Whole tiles of every instruction set's height come near a multiple of this.
+constexpr int kPatchMultiple = 12;
 
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -119,19 +124,21 @@ void pack_winograd(const ConvShape& shape, int tile, int columns, const float* w
   }
 }
 
-int winograd_block_patches(const ConvShape& shape, int tile, int tile_rows, int columns) {
+int winograd_block_patches(const ConvShape& shape, int tile, int columns) {
   const int points = (tile + 2) * (tile + 2);
-  const int down = (shape.out_height + tile - 1) / tile;
-  const int across = (shape.out_width + tile - 1) / tile;
+  const int patches =
+      ((shape.out_height + tile - 1) / tile) * ((shape.out_width + tile - 1) / tile);
   const std::size_t patch =
       static_cast<std::size_t>(points) *
       static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
-  const int fit = static_cast<int>(kWinogradBlockFloats / patch) / tile_rows * tile_rows;
-  return std::min(std::max(fit, tile_rows), down * across);
+  const std::size_t floats = std::clamp(packed_winograd_floats(shape, tile, columns),
+                                        kSmallBlockFloats, kLargeBlockFloats);
+  const int fit = static_cast<int>(floats / patch) / kPatchMultiple * kPatchMultiple;
+  return std::min(std::max(fit, kPatchMultiple), patches);
 }
 
-std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int tile_rows, int columns) {
-  const int block = winograd_block_patches(shape, tile, tile_rows, columns);
+std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int columns) {
+  const int block = winograd_block_patches(shape, tile, columns);
   return static_cast<std::size_t>(round_up(shape.in_channels, 16)) +
          static_cast<std::size_t>((tile + 2) * (tile + 2)) * static_cast<std::size_t>(block) *
              static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
@@ -142,11 +149,9 @@ int conv_block_tiles(int taps, int tile_rows) {
 }
 
 std::size_t conv_scratch_floats(const ConvShape& shape, int tile_rows) {
-  const std::size_t pointers = static_cast<std::size_t>(conv_block_tiles(shape.taps(), tile_rows)) *
-                               static_cast<std::size_t>(tile_rows) *
-                               static_cast<std::size_t>(shape.taps());
-  const std::size_t zeros = static_cast<std::size_t>(shape.in_channels + 15) / 16 * 16;
-  return zeros + pointers * sizeof(const float*) / sizeof(float);
+  const int pointers = std::max(kMaxPointers, shape.taps() * tile_rows);
+  return static_cast<std::size_t>(round_up(shape.in_channels, 16)) +
+         static_cast<std::size_t>(pointers) * sizeof(const float*) / sizeof(float);
 }
 
 }  // namespace offramp

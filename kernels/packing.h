@@ -31,8 +31,8 @@ void pack_winograd(const ConvShape& shape, int tile, int columns, const float* w
 
 /// Working memory of KernelTable::winograd2 and winograd4, and how many patches go through it at
 /// once.
-std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int tile_rows, int columns);
-int winograd_block_patches(const ConvShape& shape, int tile, int tile_rows, int columns);
+std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int columns);
+int winograd_block_patches(const ConvShape& shape, int tile, int columns);
 
 /// Working memory of KernelTable::conv2d.
 std::size_t conv_scratch_floats(const ConvShape& shape, int tile_rows);

@@ -56,10 +56,10 @@ struct Winograd4 {
   }
 };
 
-template <class V, int kRows, int kVectors, template <class> class Transform>
+/// `K` is the Kernels whose matrix product it uses.
+template <class V, class K, template <class> class Transform>
 struct Winograd {
-  using Panel = Tile<V, kRows, kVectors>;
-  static constexpr int kColumns = Panel::kColumns;
+  static constexpr int kColumns = K::kColumns;
   static constexpr int kOut = Transform<V>::kOut;
   static constexpr int kIn = Transform<V>::kIn;
   static constexpr int kPoints = kIn * kIn;
@@ -68,7 +68,7 @@ struct Winograd {
                      float* scratch, float* y) {
     const int across = round_up_division(s.out_width, kOut);
     const int patches = round_up_division(s.out_height, kOut) * across;
-    const int block = offramp::winograd_block_patches(s, kOut, kRows, kColumns);
+    const int block = offramp::winograd_block_patches(s, kOut, kColumns);
     const int out_pitch = round_up_division(s.out_channels, kColumns) * kColumns;
     float* zeros = scratch;
     float* transformed = zeros + round_up_division(s.in_channels, 16) * 16;
@@ -82,7 +82,13 @@ struct Winograd {
         transform_input(s, top, left, x, zeros, offset(block, s.in_channels),
                         transformed + offset(p, s.in_channels));
       }
-      multiply(s, block, count, out_pitch, transformed, packed, products);
+      // products[point][patch][out] <- transformed[point][patch][in] * packed[point][in][out]
+      for (int point = 0; point < kPoints; ++point) {
+        K::matrix_product(count, s.in_channels, out_pitch,
+                          transformed + offset(point * block, s.in_channels), s.in_channels,
+                          packed + offset(point * s.in_channels, out_pitch), out_pitch,
+                          products + offset(point * block, out_pitch));
+      }
       for (int p = 0; p < count; ++p) {
         const int top = (first + p) / across * kOut, left = (first + p) % across * kOut;
         transform_output(s, top, left, offset(block, out_pitch), products + offset(p, out_pitch), e,
@@ -126,28 +132,6 @@ struct Winograd {
         for (int j = 0; j < kIn; ++j) t[j].store_unaligned(out + (i * kIn + j) * pitch + c);
       }
     });
-  }
-
-  /// products[point][patch][out] <- transformed[point][patch][in] * packed[point][in][out]
-  static void multiply(const ConvShape& s, int block, int count, int out_pitch,
-                       const float* transformed, const float* packed, float* products) {
-    for (int point = 0; point < kPoints; ++point) {
-      for (int column = 0; column < out_pitch; column += kColumns) {
-        for (int p = 0; p < count; p += kRows) {
-          const float* row[kRows];
-          for (int r = 0; r < kRows; ++r) {
-            row[r] = transformed + offset(smaller(p + r, count - 1), s.in_channels);
-          }
-          V sum[kRows][kVectors];
-          Panel::multiply(1, s.in_channels, row, 0, packed, sum);
-          Panel::store(smaller(kRows, count - p), kColumns, sum, {}, out_pitch,
-                       products + offset(p, out_pitch) + column);
-        }
-        packed += offset(s.in_channels, kColumns);
-      }
-      transformed += offset(block, s.in_channels);
-      products += offset(block, out_pitch);
-    }
   }
 
   /// y[top.., left.., out] <- epilogue(A^T m A), clipped to the output.

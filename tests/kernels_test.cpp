@@ -118,7 +118,7 @@ void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool wi
   } else if (path == Path::kWinograd2 || path == Path::kWinograd4) {
     const int tile = path == Path::kWinograd2 ? 2 : 4, columns = table.tile_columns;
     std::vector<float> packed(packed_winograd_floats(s, tile, columns));
-    std::vector<float> scratch(winograd_scratch_floats(s, tile, table.tile_rows, columns));
+    std::vector<float> scratch(winograd_scratch_floats(s, tile, columns));
     pack_winograd(s, tile, columns, w.data(), packed.data());
     (tile == 2 ? table.winograd2 : table.winograd4)(s, input.data(), packed.data(), e,
                                                     scratch.data(), out.data());

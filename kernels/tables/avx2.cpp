@@ -9,6 +9,6 @@ namespace offramp {
 // 6 x 2 sums of 8 floats, 2 weights and a pixel: 15 of 16 registers; 12 sums hide the latency of
 // two FMA units (2 x 4..5 cycles).
 constinit const KernelTable kAvx2Kernels =
-    make_table<xsimd::batch<float, xsimd::fma3<xsimd::avx2>>, 6, 2>("avx2");
+    make_table<xsimd::batch<float, xsimd::fma3<xsimd::avx2>>, 2, 6>("avx2");
 
 }  // namespace offramp

@@ -20,8 +20,9 @@ inline Batch multiply_add(const Batch& a, const Batch& b, const Batch& c) {
 
 namespace offramp {
 
-// 14 x 1 sums of 16 floats. One vector of channels and not two, because the networks of the edge
-// have layers of 16 channels; the pixel is broadcast by the multiply-add itself.
-constinit const KernelTable kAvx512Kernels = make_table<Batch, 14, 1>("avx512");
+// A panel is one vector of 16, and not two, because the networks of the edge have layers of 16
+// channels: for those 14 x 1 sums, the pixel broadcast by the multiply-add itself. Wider layers
+// take 12 x 2 sums, which need half the loads for each multiply-add.
+constinit const KernelTable kAvx512Kernels = make_table<Batch, 1, 14, 12>("avx512");
 
 }  // namespace offramp

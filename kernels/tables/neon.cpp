@@ -8,6 +8,6 @@ namespace offramp {
 
 // 6 x 4 sums of 4 floats, 4 weights and a pixel: 29 of 32 registers.
 constinit const KernelTable kNeonKernels =
-    make_table<xsimd::batch<float, xsimd::neon64>, 6, 4>("neon");
+    make_table<xsimd::batch<float, xsimd::neon64>, 4, 6>("neon");
 
 }  // namespace offramp

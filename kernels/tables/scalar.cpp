@@ -5,6 +5,6 @@
 namespace offramp {
 
 // 2 x 4 sums fit the registers of any machine.
-constinit const KernelTable kScalarKernels = make_table<Lane, 2, 4>("scalar");
+constinit const KernelTable kScalarKernels = make_table<Lane, 4, 2>("scalar");
 
 }  // namespace offramp

@@ -9,6 +9,6 @@ namespace offramp {
 // 4 x 2 sums of 4 floats, 2 weights and a pixel: 11 of 16 registers; without FMA a product needs
 // one.
 constinit const KernelTable kSse2Kernels =
-    make_table<xsimd::batch<float, xsimd::sse2>, 4, 2>("sse2");
+    make_table<xsimd::batch<float, xsimd::sse2>, 2, 4>("sse2");
 
 }  // namespace offramp
