@@ -93,7 +93,7 @@ void conv_table(benchmark::State& state, const Problem& problem, const KernelTab
   pack_conv(s, table.tile_columns, problem.weight.data(), packed.data());
   measure(state, problem, y, [&] {
     table.conv2d(s, problem.x.data(), packed.data(), {problem.bias.data(), nullptr, true},
-                 scratch.data(), y.data());
+                 scratch.data(), {}, y.data());
   });
 }
 

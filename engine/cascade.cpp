@@ -39,7 +39,7 @@ Stage::Stage(Plan plan, int exit, ExitRule rule, bool last, std::uint64_t macs)
     : plan_(std::move(plan)), exit_(exit), rule_(rule), last_(last), macs_(macs) {}
 
 Stage::Outcome Stage::step(View input, StageMemory& memory) const noexcept {
-  const Plan::Outputs outputs = plan_.run(input, memory.workspace);
+  const Plan::Outputs outputs = plan_.run(input, memory.workspace, memory.pool);
   const std::size_t classes = static_cast<std::size_t>(plan_.classes());
   const std::size_t batch = static_cast<std::size_t>(input.batch);
   const std::span<float> probabilities{memory.probabilities.data(), batch * classes};
@@ -74,8 +74,11 @@ CascadeMemory make_cascade_memory(std::span<const Stage> stages) {
   CascadeMemory memory;
   std::size_t carry = 0;
   const std::size_t batch = static_cast<std::size_t>(stages[0].plan().max_batch());
+  const int threads = stages[0].plan().threads();
+  if (threads > 1) memory.pool = std::make_unique<ThreadPool>(threads);
   for (const Stage& stage : stages) {
     memory.stages.push_back(stage.make_memory());
+    memory.stages.back().pool = memory.pool.get();
     carry = std::max(carry, stage.plan().carry_shape().elements());
   }
   memory.survivors = Buffer(carry * batch);

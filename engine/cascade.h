@@ -1,12 +1,14 @@
 // One tier's work, and all tiers in one process: the twin of net/.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "engine/exits.h"
 #include "engine/model.h"
 #include "engine/plan.h"
+#include "engine/thread_pool.h"
 
 namespace offramp {
 
@@ -15,6 +17,7 @@ struct StageMemory {
   Workspace workspace;
   std::vector<Decision> decisions;
   std::vector<float> probabilities;  ///< [batch, classes]
+  ThreadPool* pool = nullptr;        ///< not owned; null: this thread alone
 };
 
 /// A segment with its exit. Immutable, shared by threads, each with its own StageMemory.
@@ -57,6 +60,7 @@ std::vector<Stage> make_stages(const Model& model, std::span<const float> thresh
                                const PlanOptions& options);
 
 struct CascadeMemory {
+  std::unique_ptr<ThreadPool> pool;  ///< null for plans of one thread
   std::vector<StageMemory> stages;
   Buffer survivors;        ///< carries of undecided samples, packed together
   std::vector<int> index;  ///< which sample each of them is

@@ -9,6 +9,7 @@
 #include "engine/error.h"
 #include "engine/memory_planner.h"
 #include "engine/overloaded.h"
+#include "engine/thread_pool.h"
 #include "kernels/blas.h"
 #include "kernels/kernels.h"
 #include "kernels/layout.h"
@@ -33,12 +34,26 @@ struct Step {
   Operand output;
   std::vector<Shape> in;
   Shape out;
-  ConvPath path = ConvPath::kDirect;
-  const float* weights = nullptr;  ///< packed; for a batch norm the scale
-  const float* bias = nullptr;     ///< for a batch norm the shift
+  ConvPath path = ConvPath::kDirect;  ///< of a linear layer: kDirect or kIm2col, that is OpenBLAS
+  const float* weights = nullptr;     ///< packed; for a batch norm the scale
+  const float* bias = nullptr;        ///< for a batch norm the shift
   Operand scratch;
-  std::size_t scratch_floats = 0;
+  std::size_t scratch_floats = 0;  ///< for each thread
+  double cost = 0.0;               ///< of one sample, in multiply-accumulates
 };
+
+/// What one thread does of a step: some of the samples, and of each of them a part of the outputs.
+struct Share {
+  int thread = 0;
+  int first = 0, samples = 0;
+  Part part;
+};
+
+// Waking another thread costs as much as about this many multiply-accumulates; a layer is shared
+// only where each thread gets more.
+constexpr double kShareCost = 100e3;
+
+constexpr std::size_t kLineFloats = Buffer::kAlignment / sizeof(float);
 
 ConvShape conv_shape(const Conv2d& o, const Shape& in, const Shape& out) {
   return {o.in_channels, in.height,    in.width,      o.out_channels, out.height,
@@ -60,6 +75,7 @@ struct Plan::Impl {
   const KernelTable* kernels = nullptr;
   ConvAlgorithm algorithm = ConvAlgorithm::kAuto;
   int max_batch = 1;
+  int threads = 1;
   std::vector<Step> steps;
   std::vector<Buffer> weights;
   Operand logits, carry;
@@ -84,7 +100,8 @@ struct Plan::Impl {
   void prepare(Step&, const auto&) {}
 
   void lay_out(const Graph& graph, const Segment& segment);
-  void run(const Step& step, View input, float* arena) const noexcept;
+  void run(const Step& step, View input, float* arena, ThreadPool* pool) const noexcept;
+  void run(const Step& step, View input, float* arena, const Share& share) const noexcept;
 };
 
 void Plan::Impl::prepare(Step& step, const Conv2d& op) {
@@ -128,6 +145,7 @@ void Plan::Impl::prepare(Step& step, const Conv2d& op) {
 void Plan::Impl::prepare(Step& step, const Linear& op) {
   step.bias = store(op.bias);
   if (algorithm == ConvAlgorithm::kIm2col) {
+    step.path = ConvPath::kIm2col;
     step.weights = store(op.weight);
     return;
   }
@@ -176,9 +194,10 @@ void Plan::Impl::lay_out(const Graph& graph, const Segment& segment) {
     if (id != kNoValue && tensor[at(id)] != kExternal) lifetimes[at(tensor[at(id)])].last = end;
   }
   const std::size_t tensors = lifetimes.size();
-  for (int i = 0; i < end; ++i) lifetimes.push_back({i, i, steps[at(i)].scratch_floats});
+  for (int i = 0; i < end; ++i)
+    lifetimes.push_back({i, i, steps[at(i)].scratch_floats * at(threads)});
 
-  const Placement placement = place(lifetimes, Buffer::kAlignment / sizeof(float));
+  const Placement placement = place(lifetimes, kLineFloats);
   arena_floats = placement.floats;
   const auto operand = [&](ValueId id) -> Operand {
     const int t = tensor[at(id)];
@@ -195,18 +214,37 @@ void Plan::Impl::lay_out(const Graph& graph, const Segment& segment) {
   if (segment.carry != kNoValue) carry = operand(segment.carry);
 }
 
-void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept {
-  const int batch = input.batch;
+void Plan::Impl::run(const Step& step, View input, float* arena, ThreadPool* pool) const noexcept {
+  const int available = pool ? std::min(threads, pool->threads()) : 1;
+  const bool worth = step.cost * input.batch >= kShareCost * available;
+  const bool splits = std::holds_alternative<Conv2d>(step.op) ||  // one sample among threads
+                      std::holds_alternative<Linear>(step.op);
+  const bool by_sample = !std::holds_alternative<Linear>(step.op) && input.batch >= available;
+  if (available == 1 || !worth || !(by_sample || splits) || step.path == ConvPath::kIm2col) {
+    run(step, input, arena, Share{0, 0, input.batch, {}});
+    return;
+  }
+  pool->run(available, [&](int thread, int count) {
+    const int first = input.batch * thread / count, end = input.batch * (thread + 1) / count;
+    run(step, input, arena,
+        by_sample ? Share{thread, first, end - first, {}}
+                  : Share{thread, 0, input.batch, {thread, count}});
+  });
+}
+
+void Plan::Impl::run(const Step& step, View input, float* arena,
+                     const Share& share) const noexcept {
+  const int batch = share.samples;
   const auto read = [&](std::size_t i) -> const float* {
     const Operand& o = step.inputs[i];
-    return o.external ? input.data : arena + o.offset;
+    return (o.external ? input.data : arena + o.offset) + at(share.first) * step.in[i].elements();
   };
-  float* const y = arena + step.output.offset;
   const Shape& in = step.in[0];
   const std::size_t in_size = in.elements(), out_size = step.out.elements();
   const int in_pixels = in.height * in.width;
   const float* const x = read(0);
-  // Kernels of one sample, for every sample of the batch.
+  float* const y = arena + step.output.offset + at(share.first) * out_size;
+  // Kernels of one sample, for every sample of the share.
   const auto each = [&](auto kernel) {
     for (std::size_t n = 0; n < at(batch); ++n) kernel(x + n * in_size, y + n * out_size, n);
   };
@@ -216,21 +254,21 @@ void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept 
           [&](const Conv2d& o) {
             const ConvShape shape = conv_shape(o, in, step.out);
             const float* skip = step.inputs.size() == 2 ? read(1) : nullptr;
-            float* scratch = arena + step.scratch.offset;
+            float* scratch = arena + step.scratch.offset + at(share.thread) * step.scratch_floats;
             each([&](const float* from, float* to, std::size_t n) {
               const Epilogue e{step.bias, skip ? skip + n * out_size : nullptr, o.relu};
               switch (step.path) {
                 case ConvPath::kDirect:
-                  kernels->conv2d(shape, from, step.weights, e, scratch, to);
+                  kernels->conv2d(shape, from, step.weights, e, scratch, share.part, to);
                   break;
                 case ConvPath::kWinograd2:
-                  kernels->winograd2(shape, from, step.weights, e, scratch, to);
+                  kernels->winograd2(shape, from, step.weights, e, scratch, share.part, to);
                   break;
                 case ConvPath::kWinograd4:
-                  kernels->winograd4(shape, from, step.weights, e, scratch, to);
+                  kernels->winograd4(shape, from, step.weights, e, scratch, share.part, to);
                   break;
                 case ConvPath::kDepthwise:
-                  kernels->depthwise_conv2d(shape, from, step.weights, e, to);
+                  kernels->depthwise_conv2d(shape, from, step.weights, e, share.part, to);
                   break;
                 case ConvPath::kIm2col:
                   blas::conv2d(shape, from, step.weights, e, scratch, to);
@@ -240,8 +278,9 @@ void Plan::Impl::run(const Step& step, View input, float* arena) const noexcept 
           },
           [&](const Linear& o) {
             const Epilogue e{step.bias, nullptr, o.relu};
-            if (algorithm != ConvAlgorithm::kIm2col) {
-              kernels->linear(batch, o.in_features, o.out_features, x, step.weights, e, y);
+            if (step.path != ConvPath::kIm2col) {
+              kernels->linear(batch, o.in_features, o.out_features, x, step.weights, e, share.part,
+                              y);
               return;
             }
             each([&](const float* from, float* to, std::size_t) {
@@ -303,6 +342,7 @@ Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions
   impl->kernels = options.kernels ? options.kernels : &best_kernels();
   impl->algorithm = options.convolution;
   impl->max_batch = options.max_batch;
+  impl->threads = options.threads;
   impl->input_shape = graph.values[at(segment.input)];
   impl->logits_shape = graph.values[at(graph.exits[at(segment.exit)].logits)];
   if (segment.carry != kNoValue) impl->carry_shape = graph.values[at(segment.carry)];
@@ -313,7 +353,10 @@ Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions
     step.op = layer.op;
     step.out = graph.values[at(layer.output)];
     for (ValueId id : layer.inputs) step.in.push_back(graph.values[at(id)]);
+    step.cost = static_cast<double>(macs(graph, layer) + step.out.elements());
     std::visit([&](const auto& op) { impl->prepare(step, op); }, layer.op);
+    // Threads write their scratch side by side, in cache lines of their own.
+    step.scratch_floats = (step.scratch_floats + kLineFloats - 1) / kLineFloats * kLineFloats;
     impl->steps.push_back(std::move(step));
   }
   impl->lay_out(graph, segment);
@@ -335,12 +378,12 @@ Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 Plan::~Plan() = default;
 
-Plan::Outputs Plan::run(View input, Workspace& workspace) const noexcept {
+Plan::Outputs Plan::run(View input, Workspace& workspace, ThreadPool* pool) const noexcept {
   assert(input.shape == impl_->input_shape);
   assert(input.batch >= 1 && input.batch <= impl_->max_batch);
   assert(workspace.floats() >= impl_->arena_floats);
   float* arena = workspace.data();
-  for (const Step& step : impl_->steps) impl_->run(step, input, arena);
+  for (const Step& step : impl_->steps) impl_->run(step, input, arena, pool);
   const auto view = [&](const Operand& o, const Shape& shape) -> View {
     return {o.external ? input.data : arena + o.offset, input.batch, shape};
   };
@@ -353,6 +396,7 @@ Shape Plan::input_shape() const { return impl_->input_shape; }
 Shape Plan::carry_shape() const { return impl_->carry_shape; }
 int Plan::classes() const { return impl_->logits_shape.channels; }
 int Plan::max_batch() const { return impl_->max_batch; }
+int Plan::threads() const { return impl_->threads; }
 const KernelTable& Plan::kernels() const { return *impl_->kernels; }
 
 std::vector<std::string> Plan::describe() const {

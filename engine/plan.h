@@ -14,11 +14,13 @@
 namespace offramp {
 
 struct KernelTable;
+class ThreadPool;
 
 struct PlanOptions {
   const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU, or OFFRAMP_ISA
   ConvAlgorithm convolution = ConvAlgorithm::kAuto;
   int max_batch = 1;
+  int threads = 1;  ///< that share the work of a run; at least 1
 };
 
 /// Options from the environment: OFFRAMP_ISA and OFFRAMP_CONV. Throws Error{kUsage}.
@@ -52,14 +54,16 @@ class Plan {
   Plan& operator=(Plan&&) noexcept;
   ~Plan();
 
-  /// Runs 1..max_batch samples. Allocates nothing and throws nothing.
-  Outputs run(View input, Workspace& workspace) const noexcept;
+  /// Runs 1..max_batch samples. Allocates nothing and throws nothing. With a pool, up to threads()
+  /// of its threads share the work: the samples of a batch, or the outputs of a large layer.
+  Outputs run(View input, Workspace& workspace, ThreadPool* pool = nullptr) const noexcept;
 
   Workspace make_workspace() const;
   Shape input_shape() const;
   Shape carry_shape() const;  ///< 0 channels for the last segment
   int classes() const;
   int max_batch() const;
+  int threads() const;
   const KernelTable& kernels() const;
 
   /// One line per step, for `inspect` and for debugging: layer, algorithm, arena offset.

@@ -17,6 +17,7 @@ namespace {
 using offramp::ConvShape;
 using offramp::Epilogue;
 using offramp::KernelTable;
+using offramp::Part;
 using offramp::PoolShape;
 
 template <class V>
@@ -33,6 +34,8 @@ inline void for_each_vector(int count, F f) {
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 constexpr int round_up_division(int a, int b) { return (a + b - 1) / b; }
+constexpr int begin_of(Part part, int items) { return items * part.index / part.count; }
+constexpr int end_of(Part part, int items) { return items * (part.index + 1) / part.count; }
 inline std::ptrdiff_t offset(int a, int b) { return static_cast<std::ptrdiff_t>(a) * b; }
 
 // max(0, x) in this order: where one operand is NaN, x86 returns the second, and NaN must survive.
@@ -151,20 +154,20 @@ struct Kernels {
   static_assert(kWideRows == 0 || kPanelVectors == 1, "a wide tile takes a vector from each panel");
 
   static void conv2d(const ConvShape& s, const float* x, const float* packed, const Epilogue& e,
-                     float* scratch, float* y) {
+                     float* scratch, Part part, float* y) {
     if constexpr (kWideRows > 0) {
       if (s.out_channels / s.groups > kColumns) {
-        conv_tiles<kWideRows, 2>(s, x, packed, e, scratch, y);
+        conv_tiles<kWideRows, 2>(s, x, packed, e, scratch, part, y);
         return;
       }
     }
-    conv_tiles<kRows, 1>(s, x, packed, e, scratch, y);
+    conv_tiles<kRows, 1>(s, x, packed, e, scratch, part, y);
   }
 
   static void depthwise_conv2d(const ConvShape& s, const float* x, const float* packed,
-                               const Epilogue& e, float* y) {
+                               const Epilogue& e, Part part, float* y) {
     const int channels = s.in_channels;
-    for (int oy = 0; oy < s.out_height; ++oy) {
+    for (int oy = begin_of(part, s.out_height); oy < end_of(part, s.out_height); ++oy) {
       const int top = oy * s.stride_height - s.pad_height;
       for (int ox = 0; ox < s.out_width; ++ox) {
         const int left = ox * s.stride_width - s.pad_width;
@@ -206,14 +209,17 @@ struct Kernels {
   }
 
   static void linear(int rows, int in, int out, const float* x, const float* packed,
-                     const Epilogue& e, float* y) {
+                     const Epilogue& e, Part part, float* y) {
+    const int panels = round_up_division(out, kColumns);
+    const int begin = begin_of(part, panels) * kColumns;
+    const int end = smaller(end_of(part, panels) * kColumns, out);
     int r = 0;
     for (; r + kRows <= rows; r += kRows) {
-      linear_rows(in, out, x + offset(r, in), packed, shifted(e, 0, offset(r, out)),
+      linear_rows(in, out, begin, end, x + offset(r, in), packed, shifted(e, 0, offset(r, out)),
                   y + offset(r, out));
     }
     for (; r < rows; ++r) {
-      linear_row(in, out, x + offset(r, in), packed, shifted(e, 0, offset(r, out)),
+      linear_row(in, out, begin, end, x + offset(r, in), packed, shifted(e, 0, offset(r, out)),
                  y + offset(r, out));
     }
   }
@@ -320,7 +326,7 @@ struct Kernels {
 
   template <int kTileRows, int kPanels>
   static void conv_tiles(const ConvShape& s, const float* x, const float* packed, const Epilogue& e,
-                         float* scratch, float* y) {
+                         float* scratch, Part part, float* y) {
     const int taps = s.kernel_height * s.kernel_width;
     const int group_out = s.out_channels / s.groups;
     const int panels = round_up_division(group_out, kColumns);
@@ -332,18 +338,21 @@ struct Kernels {
     const float** pointers =
         reinterpret_cast<const float**>(scratch + round_up_division(s.in_channels, 16) * 16);
 
-    for (int first = 0; first < tiles; first += block_tiles) {
-      const int count = smaller(block_tiles, tiles - first);
+    const int end = end_of(part, tiles);
+    for (int first = begin_of(part, tiles); first < end; first += block_tiles) {
+      const int count = smaller(block_tiles, end - first);
       point_at_input(s, first * kTileRows, count, kTileRows, x, zeros, pointers);
       for (int g = 0; g < s.groups; ++g) {
         const float* weights = packed + g * panels * panel_floats;
         for (int p = 0; p < panels; p += kPanels, weights += kPanels * panel_floats) {
           const ConvBlock block{first, count, g, p * kColumns, pointers, weights, panel_floats};
-          if (kPanels > 1 && p + kPanels > panels) {
-            conv_block<kTileRows, 1>(s, block, e, y);
-          } else {
-            conv_block<kTileRows, kPanels>(s, block, e, y);
+          if constexpr (kPanels > 1) {
+            if (p + kPanels > panels) {
+              conv_block<kTileRows, 1>(s, block, e, y);
+              continue;
+            }
           }
+          conv_block<kTileRows, kPanels>(s, block, e, y);
         }
       }
     }
@@ -383,17 +392,19 @@ struct Kernels {
                             float* products) {
     const std::ptrdiff_t panel_floats = offset(depth, kColumns);
     for (int column = 0; column < columns; column += kPanels * kColumns) {
-      const bool whole = column + kPanels * kColumns <= columns;
+      [[maybe_unused]] const bool whole = column + kPanels * kColumns <= columns;
       for (int r = 0; r < rows; r += kTileRows) {
         const float* row[kTileRows];
         for (int i = 0; i < kTileRows; ++i) row[i] = a + smaller(r + i, rows - 1) * a_pitch;
         const int count = smaller(kTileRows, rows - r);
         float* out = products + r * pitch + column;
-        if (kPanels > 1 && !whole) {
-          product_tile<kTileRows, 1>(count, depth, row, packed, panel_floats, pitch, out);
-        } else {
-          product_tile<kTileRows, kPanels>(count, depth, row, packed, panel_floats, pitch, out);
+        if constexpr (kPanels > 1) {
+          if (!whole) {
+            product_tile<kTileRows, 1>(count, depth, row, packed, panel_floats, pitch, out);
+            continue;
+          }
         }
+        product_tile<kTileRows, kPanels>(count, depth, row, packed, panel_floats, pitch, out);
       }
       packed += kPanels * panel_floats;
     }
@@ -408,12 +419,12 @@ struct Kernels {
     Sums::store(rows, kPanels * kColumns, sum, {}, pitch, out);
   }
 
-  static void linear_rows(int in, int out, const float* x, const float* packed, const Epilogue& e,
-                          float* y) {
+  static void linear_rows(int in, int out, int begin, int end, const float* x, const float* packed,
+                          const Epilogue& e, float* y) {
     using Sums = Tile<V, kRows, kPanelVectors>;
     const float* row[kRows];
     for (int r = 0; r < kRows; ++r) row[r] = x + offset(r, in);
-    for (int column = 0; column < out; column += kColumns) {
+    for (int column = begin; column < end; column += kColumns) {
       V sum[kRows][kPanelVectors];
       Sums::multiply(1, in, row, 0, packed + offset(in, column), kColumns, kLanes<V>, sum);
       Sums::store(kRows, smaller(kColumns, out - column), sum, shifted(e, column, column), out,
@@ -423,14 +434,14 @@ struct Kernels {
 
   /// One row has too few sums in a panel to hide the latency of the multiply-add: several panels at
   /// once. Each sum adds up in the same order as in linear_rows.
-  static void linear_row(int in, int out, const float* x, const float* packed, const Epilogue& e,
-                         float* y) {
+  static void linear_row(int in, int out, int begin, int end, const float* x, const float* packed,
+                         const Epilogue& e, float* y) {
     constexpr int kPanels = larger(1, 8 / kPanelVectors);
-    int column = 0;
-    for (; column + (kPanels - 1) * kColumns < out; column += kPanels * kColumns) {
+    int column = begin;
+    for (; column + (kPanels - 1) * kColumns < end; column += kPanels * kColumns) {
       linear_panels<kPanels>(in, out, column, x, packed, e, y);
     }
-    for (; column < out; column += kColumns) {
+    for (; column < end; column += kColumns) {
       linear_panels<1>(in, out, column, x, packed, e, y);
     }
   }

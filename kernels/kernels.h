@@ -24,24 +24,24 @@ struct KernelTable {
   /// tile of pixels a table of pointers to input pixels replaces im2col's copy. `packed` comes from
   /// pack_conv(); `scratch` has conv_scratch_floats() floats. x must not overlap y; skip may be y.
   void (*conv2d)(const ConvShape& shape, const float* x, const float* packed,
-                 const Epilogue& epilogue, float* scratch, float* y);
+                 const Epilogue& epilogue, float* scratch, Part part, float* y);
 
   /// The same for 3x3, stride 1, dilation 1 and one group, by Winograd's F(2x2, 3x3) and F(4x4,
   /// 3x3) with 2.25 and 4 times fewer multiplications and a rounding error that grows with the
   /// tile; `packed` comes from pack_winograd(), `scratch` has winograd_scratch_floats() floats.
   void (*winograd2)(const ConvShape& shape, const float* x, const float* packed,
-                    const Epilogue& epilogue, float* scratch, float* y);
+                    const Epilogue& epilogue, float* scratch, Part part, float* y);
   void (*winograd4)(const ConvShape& shape, const float* x, const float* packed,
-                    const Epilogue& epilogue, float* scratch, float* y);
+                    const Epilogue& epilogue, float* scratch, Part part, float* y);
 
   /// The same for shape.depthwise(); `packed` comes from pack_depthwise().
   void (*depthwise_conv2d)(const ConvShape& shape, const float* x, const float* packed,
-                           const Epilogue& epilogue, float* y);
+                           const Epilogue& epilogue, Part part, float* y);
 
   /// y[rows, out] <- relu?(x[rows, in] * w[out, in]^T + bias[out] + skip[rows, out]);
   /// `packed` comes from pack_linear().
   void (*linear)(int rows, int in, int out, const float* x, const float* packed,
-                 const Epilogue& epilogue, float* y);
+                 const Epilogue& epilogue, Part part, float* y);
 
   /// y[pixels, c] <- x[pixels, c] * scale[c] + shift[c]; y may be x.
   void (*batch_norm)(int pixels, int channels, const float* x, const float* scale,

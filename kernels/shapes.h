@@ -41,4 +41,11 @@ struct Epilogue {
   bool relu = false;
 };
 
+/// A share of a kernel's output, for threads that compute it together: number `index` of `count`.
+/// Which share an output falls into does not change its value.
+struct Part {
+  int index = 0;
+  int count = 1;
+};
+
 }  // namespace offramp

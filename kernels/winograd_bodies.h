@@ -65,7 +65,7 @@ struct Winograd {
   static constexpr int kPoints = kIn * kIn;
 
   static void conv2d(const ConvShape& s, const float* x, const float* packed, const Epilogue& e,
-                     float* scratch, float* y) {
+                     float* scratch, Part part, float* y) {
     const int across = round_up_division(s.out_width, kOut);
     const int patches = round_up_division(s.out_height, kOut) * across;
     const int block = offramp::winograd_block_patches(s, kOut, kColumns);
@@ -75,8 +75,9 @@ struct Winograd {
     float* products = transformed + offset(kPoints * block, s.in_channels);
     std::memset(zeros, 0, static_cast<std::size_t>(s.in_channels) * sizeof(float));
 
-    for (int first = 0; first < patches; first += block) {
-      const int count = smaller(block, patches - first);
+    const int end = end_of(part, patches);
+    for (int first = begin_of(part, patches); first < end; first += block) {
+      const int count = smaller(block, end - first);
       for (int p = 0; p < count; ++p) {
         const int top = (first + p) / across * kOut, left = (first + p) % across * kOut;
         transform_input(s, top, left, x, zeros, offset(block, s.in_channels),

@@ -111,6 +111,7 @@ void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool wi
                         : std::vector<float>(skip.size(), NAN),
               seed % 3);
   const Epilogue e{bias.data(), with_skip ? out.data() : nullptr, relu};
+  const int parts = 1 + static_cast<int>(seed % 3);  // shares of the work, as threads take them
   if (path == Path::kBlas) {
     std::vector<float> matrix(w.size()), scratch(blas::conv_scratch_floats(s));
     blas::pack_conv(s, w.data(), matrix.data());
@@ -120,17 +121,23 @@ void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool wi
     std::vector<float> packed(packed_winograd_floats(s, tile, columns));
     std::vector<float> scratch(winograd_scratch_floats(s, tile, columns));
     pack_winograd(s, tile, columns, w.data(), packed.data());
-    (tile == 2 ? table.winograd2 : table.winograd4)(s, input.data(), packed.data(), e,
-                                                    scratch.data(), out.data());
+    for (Part part{0, parts}; part.index < parts; ++part.index) {
+      (tile == 2 ? table.winograd2 : table.winograd4)(s, input.data(), packed.data(), e,
+                                                      scratch.data(), part, out.data());
+    }
   } else if (s.depthwise()) {
     std::vector<float> packed(packed_depthwise_floats(s));
     pack_depthwise(s, w.data(), packed.data());
-    table.depthwise_conv2d(s, input.data(), packed.data(), e, out.data());
+    for (Part part{0, parts}; part.index < parts; ++part.index) {
+      table.depthwise_conv2d(s, input.data(), packed.data(), e, part, out.data());
+    }
   } else {
     std::vector<float> packed(packed_conv_floats(s, table.tile_columns));
     std::vector<float> scratch(conv_scratch_floats(s, table.tile_rows));
     pack_conv(s, table.tile_columns, w.data(), packed.data());
-    table.conv2d(s, input.data(), packed.data(), e, scratch.data(), out.data());
+    for (Part part{0, parts}; part.index < parts; ++part.index) {
+      table.conv2d(s, input.data(), packed.data(), e, scratch.data(), part, out.data());
+    }
   }
   std::vector<float> found(skip.size());
   to_channels_first(s.out_channels, s.out_height, s.out_width, out.data(), found.data());
@@ -236,6 +243,7 @@ TEST_CASE("linear equals the reference and does not depend on the batch") {
     for (int in : {1, 7, 64, 130}) {
       for (int out : {1, 8, 10, 16, 33, 100, 130}) {
         const int rows = 1 + static_cast<int>(random() % 20);
+        const int parts = 1 + static_cast<int>(random() % 3);
         CAPTURE(in);
         CAPTURE(out);
         CAPTURE(rows);
@@ -248,11 +256,13 @@ TEST_CASE("linear equals the reference and does not depend on the batch") {
         const Epilogue e{bias.data(), nullptr, out % 2 == 0};
         std::vector<float> wanted(size(rows, out)), found(wanted.size()), single(wanted.size()),
             by_blas(wanted.size());
-        table.linear(rows, in, out, x.data(), packed.data(), e, found.data());
+        for (Part part{0, parts}; part.index < parts; ++part.index) {
+          table.linear(rows, in, out, x.data(), packed.data(), e, part, found.data());
+        }
         for (int r = 0; r < rows; ++r) {
           const float* from = x.data() + r * in;
           reference::linear(in, out, from, w.data(), bias.data(), wanted.data() + r * out);
-          table.linear(1, in, out, from, packed.data(), e, single.data() + r * out);
+          table.linear(1, in, out, from, packed.data(), e, {}, single.data() + r * out);
           blas::linear(in, out, from, w.data(), e, by_blas.data() + r * out);
         }
         if (e.relu) reference::relu(rows * out, wanted.data(), wanted.data());

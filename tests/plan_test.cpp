@@ -59,7 +59,8 @@ std::vector<float> error_bounds(const Graph& graph, const Values& values, float 
     const float x = largest(values[at(layer.inputs[0])]), y = largest(values[at(layer.output)]);
     const auto rows = [&](std::span<const float> weight, int out) {
       const float norm = largest_row(weight, at(out));
-      const float terms = static_cast<float>(weight.size() / at(out));
+      const std::size_t columns = weight.size() / at(out);
+      const float terms = static_cast<float>(columns);
       return norm * (in + growth * std::sqrt(terms) * kEpsilon * x);
     };
     error[at(layer.output)] =
@@ -180,6 +181,14 @@ TEST_CASE("a sample's answer does not depend on its batch, its thread or the wor
     }
     for (std::thread& thread : threads) thread.join();
     CHECK(together == alone);
+    for (int sharing : {2, 3}) {
+      options.threads = sharing;
+      const std::vector<Stage> shared = make_stages(model, std::vector<float>{0.9f}, options);
+      CascadeMemory own = make_cascade_memory(shared);
+      std::vector<Decision> by_threads(at(count));
+      run_cascade(shared, {pictures.data(), count, b.shape(0)}, own, by_threads);
+      CHECK(by_threads == alone);
+    }
   }
 }
 
@@ -227,12 +236,46 @@ TEST_CASE("the cascade gives each sample the first exit that is sure") {
   for (int e = 0; e < 3; ++e) CHECK(taken[at(e)] > 0);
 }
 
+TEST_CASE("threads that share a layer change nothing in it") {
+  // Large enough that every layer is shared: convolutions by any path, and a linear layer.
+  GraphBuilder b({3, 48, 40}, 11);
+  ValueId x = b.relu(b.conv(0, 24, 3, 1, 1));
+  x = b.relu(b.add(b.conv(x, 24, 3, 1, 1), x));
+  x = b.relu(b.conv(x, 40, 5, 2, 2));
+  x = b.conv(b.conv(x, 40, 3, 1, 1, 40), 64, 1);
+  b.exit(b.linear(b.relu(b.linear(b.append(Flatten{}, {x}), 50)), 10));
+  const FusedGraph fused = fuse(b.graph());
+  const Segment segment = split_at_exits(fused.graph)[0];
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * 3);
+  for (PlanOptions options : all_options(3)) {
+    const Plan single = Plan::compile(fused.graph, segment, options);
+    Workspace workspace = single.make_workspace();
+    for (int threads : {2, 3}) {
+      options.threads = threads;
+      const Plan shared = Plan::compile(fused.graph, segment, options);
+      Workspace own = shared.make_workspace();
+      ThreadPool pool(threads);
+      for (int batch : {1, 2, 3}) {
+        CAPTURE(std::string(shared.kernels().name));
+        CAPTURE(std::string(to_string(options.convolution)));
+        CAPTURE(threads);
+        CAPTURE(batch);
+        const View view{pictures.data(), batch, b.shape(0)};
+        const View wanted = single.run(view, workspace).logits;
+        const View found = shared.run(view, own, &pool).logits;
+        CHECK(std::equal(found.data, found.data + found.elements(), wanted.data));
+      }
+    }
+  }
+}
+
 TEST_CASE("running a cascade allocates nothing") {
   GraphBuilder b({3, 12, 11}, 3);
   test::build_random_network(b, 3);
   const Model model = test::make_model(b.graph());
   const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * 4);
   for (PlanOptions options : all_options(4)) {
+    options.threads = 2;
     const std::vector<Stage> stages = make_stages(model, {}, options);
     CascadeMemory memory = make_cascade_memory(stages);
     std::vector<Decision> decisions(4);

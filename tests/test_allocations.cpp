@@ -27,15 +27,17 @@ std::uint64_t allocations() { return count; }
 
 }  // namespace offramp::test
 
-// All forms, because a sanitizer brings its own of those that are missing and then finds new and delete
-// of different kinds.
+// All forms, because a sanitizer brings its own of those that are missing and then finds new and
+// delete of different kinds.
 
 void* operator new(std::size_t n) { return allocate(n, kDefault); }
 void* operator new[](std::size_t n) { return allocate(n, kDefault); }
 void* operator new(std::size_t n, Align a) { return allocate(n, bytes(a)); }
 void* operator new[](std::size_t n, Align a) { return allocate(n, bytes(a)); }
 void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return allocate(n, kDefault); }
-void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return allocate(n, kDefault); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept {
+  return allocate(n, kDefault);
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }

@@ -68,7 +68,7 @@ TempDir::~TempDir() {
 
 std::filesystem::path TempDir::write(const std::string& name,
                                      std::span<const std::uint8_t> bytes) const {
-  const std::filesystem::path path = path_ / name;
+  std::filesystem::path path = path_ / name;
   std::filesystem::create_directories(path.parent_path());
   std::ofstream file(path, std::ios::binary);
   file.write(reinterpret_cast<const char*>(bytes.data()),

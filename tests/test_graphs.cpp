@@ -21,13 +21,13 @@ std::span<const float> GraphBuilder::weights(std::size_t count, float low, float
   return *storage_.back();
 }
 
-ValueId GraphBuilder::append(Op op, std::vector<ValueId> inputs) {
+ValueId GraphBuilder::append(const Op& op, std::vector<ValueId> inputs) {
   std::vector<Shape> shapes;
   for (ValueId id : inputs) shapes.push_back(shape(id));
   Layer layer;
   layer.name = op_name(op) + std::to_string(graph_.layers.size());
   graph_.values.push_back(output_shape(op, shapes));
-  layer.op = std::move(op);
+  layer.op = op;
   layer.inputs = std::move(inputs);
   layer.output = static_cast<ValueId>(graph_.values.size()) - 1;
   graph_.layers.push_back(std::move(layer));

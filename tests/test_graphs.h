@@ -30,7 +30,7 @@ class GraphBuilder {
   ValueId relu(ValueId x) { return append(Relu{}, {x}); }
   ValueId add(ValueId a, ValueId b) { return append(Add{}, {a, b}); }
   /// Any layer without weights.
-  ValueId append(Op op, std::vector<ValueId> inputs);
+  ValueId append(const Op& op, std::vector<ValueId> inputs);
   void exit(ValueId logits, float threshold = 0.5f);
 
   const Shape& shape(ValueId value) const { return graph_.values[static_cast<std::size_t>(value)]; }
