@@ -12,10 +12,9 @@
 #include <vector>
 
 #include "net/message.h"
+#include "net/poll.h"
 
 namespace offramp {
-
-using Clock = std::chrono::steady_clock;
 
 /// What a channel presents itself with, and expects of the other side.
 struct LinkIdentity {
@@ -50,13 +49,6 @@ struct LinkRefused {
 
 using LinkEvent = std::variant<Verdict, Fault, LinkUp, LinkDown, LinkRefused>;
 
-/// What a poll loop waits for until it is readable: a ZeroMQ socket or, when that is null, a file
-/// descriptor.
-struct Waitable {
-  void* socket = nullptr;
-  int fd = -1;
-};
-
 class Channel {
  public:
   virtual ~Channel() = default;
@@ -81,8 +73,5 @@ class Channel {
   /// For messages: "tcp://10.0.0.2:7001".
   virtual const std::string& endpoint() const = 0;
 };
-
-/// Waits until one of `items` is readable or `until` has come, in steps of a millisecond.
-void wait_readable(const std::vector<Waitable>& items, Clock::time_point until);
 
 }  // namespace offramp

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "engine/error.h"
 #include "net/elapsed.h"
 #include "net/node.h"
-#include "net/socket.h"
 #include "net/tensor_codec.h"
 
 namespace offramp {
@@ -52,8 +52,7 @@ struct Device::Impl {
         log(std::move(log_callback)),
         memory(stages[0].make_memory()),
         input(stages[0].plan().input_shape().elements()),
-        session(random_u64()),
-        grace_ends(Clock::now() + options.connect_grace) {}
+        session(random_session()) {}
 
   void run(std::size_t count, const Source& source);
   void classify(std::size_t index);
@@ -80,8 +79,9 @@ struct Device::Impl {
   Buffer input;
   std::uint64_t session;
   std::uint64_t next_request = 0;
-  Clock::time_point grace_ends;  ///< until then an absent next tier is waited for
-  Clock::duration busy{};        ///< what the last picture took to read and to run
+  /// Until then an absent next tier is waited for; none before it has been needed.
+  std::optional<Clock::time_point> grace_ends;
+  Clock::duration busy{};  ///< what the last picture took to read and to run
   bool told_absent = false;
   const Sink* sink = nullptr;  ///< of the run() that is going on
   std::map<RequestId, Away> away;
@@ -120,7 +120,8 @@ Reason Device::Impl::hand_on(std::size_t index, Outcome& own, const View& carry,
                              Clock::time_point ready) {
   if (!next) return Reason::kNoNext;
   const Clock::time_point answer_by = ready + options.deadline;
-  await_link(std::min(grace_ends, answer_by - kTimerMargin));
+  if (!grace_ends) grace_ends = Clock::now() + options.connect_grace;
+  await_link(std::min(*grace_ends, answer_by - kTimerMargin));
   if (next->state() == LinkState::kDraining) return Reason::kDraining;
   if (next->state() != LinkState::kUp) {
     if (!std::exchange(told_absent, true))

@@ -19,8 +19,9 @@ namespace offramp {
 
 struct DeviceOptions {
   std::chrono::milliseconds deadline{1000};  ///< for each picture, from when it is ready
-  /// How long after the start an unconnected next tier is waited for; then pictures that need it
-  /// are answered at once. So the order in which tiers are started does not matter.
+  /// How long an unconnected next tier is waited for when one is needed for the first time; then
+  /// pictures that need it are answered at once. So the order in which tiers are started does not
+  /// matter.
   std::chrono::milliseconds connect_grace{500};
   int window = 8;  ///< pictures away at once
 };
@@ -56,7 +57,7 @@ class Device {
   /// After a throw, pictures without an outcome have none.
   void run(std::size_t count, const Source& source, const Sink& sink);
 
-  /// Pictures that came too late from the next tier and were dropped.
+  /// Answers of the next tier that came too late, or twice, and were dropped.
   std::uint64_t late_answers() const;
 
  private:

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "net/channel.h"
+#include "net/poll.h"
 
 namespace offramp {
 

@@ -47,13 +47,13 @@ std::string bound_endpoint(ZmqSocket& socket) {
 }  // namespace
 
 Fronts::Fronts(const std::string& listen, std::vector<Loopback*> cables, const DecodeLimits& limits,
-               std::size_t max_frame_bytes, int window)
+               int window)
     : cables_(std::move(cables)), limits_(limits) {
   if (!listen.empty()) {
     require_endpoint(listen, true);
     context_.emplace();
     router_.emplace(*context_, ZMQ_ROUTER);
-    set_link_options(*router_, max_frame_bytes, window);
+    set_link_options(*router_, limits.max_payload_bytes, window);
     router_->set(ZMQ_LINGER, 500);
     router_->set(ZMQ_ROUTER_MANDATORY, 1);
     router_->set(ZMQ_ROUTER_HANDOVER, 0);

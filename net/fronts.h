@@ -27,7 +27,7 @@ class Fronts {
  public:
   /// Binds `listen` unless it is empty. Throws as Node does.
   Fronts(const std::string& listen, std::vector<Loopback*> cables, const DecodeLimits& limits,
-         std::size_t max_frame_bytes, int window);
+         int window);
   ~Fronts() { close(); }
   Fronts(const Fronts&) = delete;
   Fronts& operator=(const Fronts&) = delete;

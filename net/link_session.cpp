@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "net/socket.h"
-
 namespace offramp {
 namespace {
 
@@ -28,11 +26,12 @@ LinkSession::LinkSession(std::string endpoint, const LinkIdentity& identity, con
       identity_(identity),
       times_(times),
       send_(std::move(send)),
-      session_(random_u64()) {}
+      session_(random_session()) {}
 
 void LinkSession::connected(Clock::time_point now) {
   connected_ = true;
   state_ = LinkState::kConnecting;
+  left_ = false;
   unanswered_ = 0;
   away_ = 0;
   due_ = now;
@@ -40,6 +39,7 @@ void LinkSession::connected(Clock::time_point now) {
 
 void LinkSession::disconnected(const std::string& why, std::vector<LinkEvent>& events) {
   connected_ = false;
+  left_ = false;
   state_ = LinkState::kDown;
   due_ = Clock::time_point::max();
   if (std::exchange(announced_, false)) events.push_back(LinkDown{endpoint_ + ": " + why});
@@ -59,6 +59,15 @@ void LinkSession::received(Message message, Clock::time_point now, std::vector<L
   } else if (std::holds_alternative<Drain>(message) && state_ == LinkState::kUp) {
     state_ = LinkState::kDraining;
   }
+  leave_when_done(now);
+}
+
+// A node that drains keeps the connection for answers that were not read yet: they would be lost
+// with it. BYE says that all have been.
+void LinkSession::leave_when_done(Clock::time_point now) {
+  if (state_ != LinkState::kDraining || away_ > 0 || left_) return;
+  left_ = send_(Bye{});
+  if (left_) due_ = now + times_.ping_idle;
 }
 
 void LinkSession::receive(const Welcome& welcome, Clock::time_point now,
@@ -127,6 +136,7 @@ void LinkSession::refuse(Fault fault, std::string why, std::vector<LinkEvent>& e
 }
 
 bool LinkSession::tick(Clock::time_point now) {
+  if (left_) return now < due_;
   const bool up = state_ == LinkState::kUp || state_ == LinkState::kDraining;
   // A submit after a quiet time brings the next ping forward.
   if (up) due_ = std::min(due_, ping_sent_ + ping_interval());

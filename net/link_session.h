@@ -45,6 +45,7 @@ class LinkSession {
   void receive(const Pong& pong, Clock::time_point now);
   void refuse(Fault fault, std::string why, std::vector<LinkEvent>& events);
   void answered() { away_ -= away_ > 0 ? 1 : 0; }
+  void leave_when_done(Clock::time_point now);
   bool greeting() const { return connected_ && state_ == LinkState::kConnecting; }
   /// Shorter while answers are missing.
   Clock::duration ping_interval() const {
@@ -59,6 +60,7 @@ class LinkSession {
   LinkState state_ = LinkState::kConnecting;
   bool connected_ = false;
   bool announced_ = false;  ///< a LinkUp went out, and no LinkDown since
+  bool left_ = false;       ///< said BYE; the peer is to close the connection
   int window_ = 0;
   int unanswered_ = 0;
   std::uint64_t ping_sequence_ = 0;

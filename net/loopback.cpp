@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "net/link_session.h"
-#include "net/socket.h"
+#include "net/poll.h"
 
 namespace offramp {
 

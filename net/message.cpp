@@ -1,11 +1,15 @@
 // Ids, and writing; reading is in net/message_decode.cpp.
 #include "net/message.h"
 
+#include <sys/random.h>
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
+#include "engine/error.h"
 #include "net/bytes.h"
 #include "net/message_layout.h"
 
@@ -137,6 +141,14 @@ struct Encoder {
 };
 
 }  // namespace
+
+std::uint64_t random_session() {
+  std::uint64_t session = 0;
+  if (getrandom(&session, sizeof session, 0) != sizeof session)
+    throw Error(ErrorKind::kSystem,
+                std::string("random numbers: wanted 8 bytes, found: ") + std::strerror(errno));
+  return session;
+}
 
 RequestId make_request_id(std::uint64_t session, std::uint64_t counter) {
   ByteWriter out;

@@ -32,8 +32,10 @@ inline constexpr std::size_t kMaxWireClasses = 16000;
 enum class Tier : std::uint8_t { kDevice = 0, kEdge = 1, kCloud = 2 };
 const char* tier_name(Tier tier);  ///< "device", "edge", "cloud"
 
-/// 8 bytes drawn at random for each session, then a counter (u64, little-endian).
+/// A session (u64, drawn at random), then a counter (u64), both little-endian.
 using RequestId = std::array<std::uint8_t, 16>;
+/// From the system's random source. Throws Error{kSystem}.
+std::uint64_t random_session();
 RequestId make_request_id(std::uint64_t session, std::uint64_t counter);
 
 /// The first 16 bytes of a ModelId.

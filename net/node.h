@@ -1,11 +1,11 @@
 // One tier as a server: takes undecided samples, runs its stages, answers or hands on.
 //
-//   ROUTER / loopback -> I/O thread (decode, checks, deadlines) -> bounded queue -> workers
-//   (stages)
-//                        I/O thread <- eventfd <- results
-//                        I/O thread -> Channel to the next tier, with the budget that is left
+//   peers <--> Fronts <--> loop and Service <--> Workers, which run the stages
+//                                  |
+//                                  +-- NextTier <--> Channel <--> the next tier's node
 //
-// Every request that is accepted is answered exactly once within its budget. When the next tier is
+// The loop is one thread and owns all sockets; bounded queues lie between it and the workers. Every
+// request that is accepted is answered exactly once within its budget. When the next tier is
 // absent, lost or late, the answer is the node's own, marked with the reason.
 #pragma once
 
@@ -34,7 +34,9 @@ struct NodeOptions {
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)
   int window = 64;           ///< requests of one peer that may be here, announced in WELCOME
-  std::chrono::milliseconds drain{10000};  ///< the longest that stopping may take
+  /// How long stopping waits for answers that are missing. Then requests that the next tier has
+  /// get this node's own answer, and those that a worker has get none.
+  std::chrono::milliseconds drain{10000};
   /// Called by a worker before each request's stages: to pace a node or to hold it up in tests.
   std::function<void()> before_compute{};
 };
@@ -48,6 +50,7 @@ struct NodeCounters {
   std::uint64_t expired = 0;        ///< dropped because their budget had run out
   std::uint64_t undeliverable = 0;  ///< messages to peers that had gone
   std::uint64_t unmatched = 0;      ///< answers of the next tier that came too late
+  std::uint64_t unanswered = 0;     ///< still being computed when the time to stop was over
   std::array<std::uint64_t, kMalformedCount> malformed{};  ///< dropped, by Malformed
 };
 
@@ -56,9 +59,11 @@ class Node {
   /// Binds, starts the threads and serves. `stages` are all of the model's (make_stages) and
   /// outlive the node. `next` is null for the last tier. Throws Error{kUnavailable} when the
   /// endpoint is in use, Error{kUsage} when it or another option makes no sense, Error{kSystem}.
-  Node(std::span<const Stage> stages, const ModelId& model, NodeOptions options,
+  Node(std::span<const Stage> stages, const ModelId& model, const NodeOptions& options,
        std::unique_ptr<Channel> next, Log log);
-  /// Stops.
+  /// Stops. Waits for what the workers compute at this moment, even when that takes longer than
+  /// `drain`: a thread cannot be ended from outside. Where counters().unanswered is not 0 after
+  /// wait(), only the end of the process is sure to end them.
   ~Node();
 
   /// What was bound, with the real port; empty for loopback only.
@@ -68,7 +73,8 @@ class Node {
   /// Returns at once. Safe in a signal handler, from any thread, any number of times.
   void request_stop() noexcept;
 
-  /// Blocks until the node has ended after request_stop(). One thread may wait.
+  /// Blocks until the node has ended after request_stop(), a second after `drain` at most. Then all
+  /// answers have left and counters() are final. One thread may wait.
   void wait();
   void stop() {
     request_stop();

@@ -1,16 +1,11 @@
 #include "net/socket.h"
 
-#include <sys/eventfd.h>
-#include <sys/random.h>
-#include <unistd.h>
 #include <zmq.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "engine/error.h"
-#include "net/channel.h"
 
 namespace offramp {
 namespace {
@@ -114,43 +109,6 @@ void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window
   socket.set(ZMQ_TCP_KEEPALIVE_INTVL, 5);
   socket.set(ZMQ_TCP_KEEPALIVE_CNT, 3);
   socket.set(ZMQ_IPV6, 1);
-}
-
-EventFd::EventFd() : fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
-  if (fd_ < 0) throw Error(ErrorKind::kSystem, std::string("eventfd: ") + std::strerror(errno));
-}
-
-EventFd::~EventFd() { close(fd_); }
-
-void EventFd::signal() const noexcept {
-  const int saved = errno;
-  const std::uint64_t one = 1;
-  // Fails only when the counter is full, and then the loop is awake anyway.
-  [[maybe_unused]] const ssize_t written = write(fd_, &one, sizeof one);
-  errno = saved;
-}
-
-bool EventFd::clear() const noexcept {
-  std::uint64_t count = 0;
-  return read(fd_, &count, sizeof count) == sizeof count;
-}
-
-std::uint64_t random_u64() {
-  std::uint64_t value = 0;
-  if (getrandom(&value, sizeof value, 0) != sizeof value)
-    throw Error(ErrorKind::kSystem, std::string("random numbers: ") + std::strerror(errno));
-  return value;
-}
-
-void wait_readable(const std::vector<Waitable>& items, Clock::time_point until) {
-  std::vector<zmq_pollitem_t> polled;
-  polled.reserve(items.size());
-  for (const Waitable& item : items)
-    polled.push_back({.socket = item.socket, .fd = item.fd, .events = ZMQ_POLLIN, .revents = 0});
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now());
-  const auto milliseconds = std::clamp<long>(left.count(), 0, 60000);
-  // Whatever it returns, the loop looks at everything: a signal is not an error here.
-  zmq_poll(polled.data(), static_cast<int>(polled.size()), milliseconds);
 }
 
 }  // namespace offramp

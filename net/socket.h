@@ -1,4 +1,4 @@
-// RAII for what the nodes hold of ZeroMQ and of the system.
+// RAII for what the nodes hold of ZeroMQ, and the options that all links have in common.
 #pragma once
 
 #include <cstdint>
@@ -57,23 +57,5 @@ void require_endpoint(const std::string& endpoint, bool listen);
 /// Options common to both sides of a TCP link; before bind or connect.
 /// `max_frame_bytes` is the largest frame that is taken, `window` sizes the queues.
 void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window);
-
-/// Wakes a poll loop from another thread or a signal handler.
-class EventFd {
- public:
-  EventFd();
-  ~EventFd();
-  EventFd(const EventFd&) = delete;
-  EventFd& operator=(const EventFd&) = delete;
-  void signal() const noexcept;  ///< async-signal-safe
-  bool clear() const noexcept;   ///< true when it had been signalled
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-/// 64 bits from the system's random source. Throws Error{kSystem}.
-std::uint64_t random_u64();
 
 }  // namespace offramp

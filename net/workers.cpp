@@ -45,25 +45,20 @@ Workers::~Workers() {
   queue_filled_.notify_all();
 }
 
-bool Workers::push(Job job) {
+template <class T>
+bool Workers::enqueue(std::deque<T>& queue, std::size_t capacity, T item) {
   {
     const std::lock_guard lock(queue_mutex_);
-    if (jobs_.size() >= capacity_) return false;
-    jobs_.push_back(std::move(job));
+    if (queue.size() >= capacity) return false;
+    queue.push_back(std::move(item));
   }
   queue_filled_.notify_one();
   return true;
 }
 
-bool Workers::push(Knock knock) {
-  {
-    const std::lock_guard lock(queue_mutex_);
-    if (knocks_.size() >= kMaxKnocks) return false;
-    knocks_.push_back(std::move(knock));
-  }
-  queue_filled_.notify_one();
-  return true;
-}
+bool Workers::push(Job job) { return enqueue(jobs_, capacity_, std::move(job)); }
+
+bool Workers::push(Knock knock) { return enqueue(knocks_, kMaxKnocks, std::move(knock)); }
 
 std::optional<Workers::Result> Workers::pop_result() {
   const std::lock_guard lock(results_mutex_);

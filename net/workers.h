@@ -13,6 +13,7 @@
 
 #include "engine/cascade.h"
 #include "net/fronts.h"
+#include "net/poll.h"
 
 namespace offramp {
 
@@ -67,6 +68,8 @@ class Workers {
   std::size_t queued() const;
 
  private:
+  template <class T>
+  bool enqueue(std::deque<T>& queue, std::size_t capacity, T item);
   void work();
   void post(Result result);
   Done run(Job job, std::vector<StageMemory>& memories) const;

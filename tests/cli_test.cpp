@@ -1,18 +1,15 @@
 // The `offramp` command from outside: what it prints, where, and with which exit code.
 
 #include <doctest/doctest.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "tests/test_files.h"
-#include "tests/test_process.h"
+#include "tests/test_command.h"
 
 namespace offramp::testing {
 namespace {
@@ -20,32 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using std::chrono::seconds;
-
-// Exit codes as `offramp --help` documents them.
-constexpr int kUsage = 64, kBadData = 65, kMissing = 66, kUnavailable = 69, kCannotWrite = 73,
-              kBadModel = 78;
-
-std::vector<std::string> command(std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), OFFRAMP_BINARY);
-  return arguments;
-}
-
-Finished offramp(std::vector<std::string> arguments,
-                 std::map<std::string, std::string> environment = {}, std::string input = {}) {
-  return Process(command(std::move(arguments)), std::move(environment), std::move(input)).finish();
-}
-
-std::vector<std::string> lines(const std::string& text) {
-  std::vector<std::string> result;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) result.push_back(line);
-  return result;
-}
-
-std::string text_of(const fs::path& path) {
-  const Bytes bytes = read_file(path);
-  return {bytes.begin(), bytes.end()};
-}
 
 std::string as_text(const Bytes& bytes) { return {bytes.begin(), bytes.end()}; }
 
@@ -85,43 +56,6 @@ void check_refusal(const Finished& finished, int code, const std::string& names 
   CHECK(finished.err.find("found") != std::string::npos);
   CHECK(finished.err.find(names) != std::string::npos);
 }
-
-/// A node with its address.
-class RunningNode {
- public:
-  RunningNode(const Bench& bench, const std::string& tier, std::vector<std::string> more = {})
-      : process_(arguments(bench, tier, std::move(more))) {
-    REQUIRE(process_.wait_for("listening on tcp://", seconds(20)));
-    const std::string text = text_of(bench.path(tier + ".addr"));
-    address = text.substr(0, text.find('\n'));
-  }
-
-  Finished stop(int signal = SIGTERM) {
-    process_.signal(signal);
-    return process_.finish();
-  }
-
-  std::string address;
-
- private:
-  static std::vector<std::string> arguments(const Bench& bench, const std::string& tier,
-                                            std::vector<std::string> more) {
-    std::vector<std::string> all = {"node",
-                                    "--tier",
-                                    tier,
-                                    "--listen",
-                                    "127.0.0.1:0",
-                                    "--port-file",
-                                    bench.path(tier + ".addr")};
-    if (std::ranges::find(more, "--model") == more.end()) {
-      more.insert(more.end(), {"--model", bench.model});
-    }
-    all.insert(all.end(), more.begin(), more.end());
-    return command(all);
-  }
-
-  Process process_;
-};
 
 // ---- help ----
 
@@ -487,7 +421,7 @@ TEST_CASE("run through a node gives eval's decisions bit for bit") {
   const Bench bench;
   for (const char* threshold : {"0", "0.9", "1"}) {
     CAPTURE(threshold);
-    RunningNode edge(bench, "edge", {"--thresholds", threshold});
+    RunningNode edge(bench.folder, bench.model, "edge", {"--thresholds", threshold});
     const Finished run = offramp({"run", "-m", bench.model, "--next", edge.address, "--data",
                                   bench.data, "--thresholds", threshold, "--deadline", "20s",
                                   "--json", "--decisions", bench.path("run.csv")});
@@ -507,7 +441,7 @@ TEST_CASE("run through a node gives eval's decisions bit for bit") {
 
 TEST_CASE("run answers pictures in their order and skips bad ones") {
   const Bench bench;
-  RunningNode edge(bench, "edge", {"--thresholds", "0.9"});
+  RunningNode edge(bench.folder, bench.model, "edge", {"--thresholds", "0.9"});
   std::vector<std::string> arguments = {"run",
                                         "-m",
                                         bench.model,
@@ -554,7 +488,7 @@ TEST_CASE("different models on two tiers end with 78 and name both") {
   TestModel other = small_model();
   other.metadata["offramp.name"] = "other";
   const std::string path = bench.file("other.safetensors", other.signed_file());
-  RunningNode edge(bench, "edge", {"--model", path});
+  RunningNode edge(bench.folder, path, "edge");
   const Finished finished = offramp(
       {"run", "-m", bench.model, "--next", edge.address, "--thresholds", "0", bench.pictures[0]});
   check_refusal(finished, kBadModel, edge.address);
@@ -570,7 +504,7 @@ TEST_CASE("a node refuses what it cannot serve") {
     options.insert(options.begin(), {"node", "-m", bench.model});
     return offramp(options);
   };
-  RunningNode edge(bench, "edge");
+  RunningNode edge(bench.folder, bench.model, "edge");
   check_refusal(node({"--tier", "edge", "--listen", edge.address}), kUnavailable, edge.address);
   check_refusal(node({"--tier", "cloud", "--listen", "127.0.0.1:0"}), kUsage, "cloud");
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--next", "127.0.0.1:1"}),

@@ -360,6 +360,53 @@ TEST_CASE("node: stopping under load loses nothing") {
   CHECK(count_reason(outcomes, Reason::kLate) == 0);
 }
 
+TEST_CASE("node: when the time to stop is over, what the next tier still has is answered") {
+  const SmallCascade cascade(Thresholds::kNone, 8);
+  std::atomic<bool> hold{true};
+  NodeOptions slow = cloud_options();
+  slow.before_compute = [&] {
+    while (hold) std::this_thread::sleep_for(milliseconds(1));
+  };
+  NodeOptions options = edge_options();
+  options.drain = milliseconds(50);
+  TwoNodes nodes(cascade, options, slow);
+  std::thread stopper([&] {
+    wait_until_up([&] { return nodes.edge->counters().forwarded == 8; });
+    nodes.edge->stop();
+  });
+  Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, nodes.edge->endpoint(), 1),
+                {});
+  const auto outcomes = run_all(device, cascade);
+  stopper.join();
+  hold = false;
+  CHECK(count_reason(outcomes, Reason::kLate) == 8);
+  for (std::size_t i = 0; i < outcomes.size(); ++i)
+    CHECK(outcomes[i].decision == cascade.at_exit(i, 1));
+  CHECK(nodes.edge->counters().answers == 8);
+  CHECK(nodes.edge->counters().unanswered == 0);
+}
+
+TEST_CASE("node: work that outlasts the time to stop is counted, and not waited for") {
+  const SmallCascade cascade(Thresholds::kNone, 2);
+  std::atomic<bool> hold{true};
+  NodeOptions options = edge_options();
+  options.drain = milliseconds(50);
+  options.before_compute = [&] {
+    while (hold) std::this_thread::sleep_for(milliseconds(1));
+  };
+  Node edge(cascade.stages(), cascade.id(), options, nullptr, {});
+  std::thread stopper([&] {
+    wait_until_up([&] { return edge.counters().requests == 2; });
+    edge.stop();
+  });
+  Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, edge.endpoint(), 1), {});
+  const auto outcomes = run_all(device, cascade);
+  stopper.join();
+  CHECK(count_reason(outcomes, Reason::kPeerLost) == 2);
+  CHECK(edge.counters().unanswered == 2);
+  hold = false;
+}
+
 TEST_CASE("node: an endpoint in use or without sense is an error that names it") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   const Node first(cascade.stages(), cascade.id(), edge_options(), nullptr, {});

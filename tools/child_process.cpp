@@ -49,9 +49,13 @@ ChildProcess::~ChildProcess() {
 }
 
 std::optional<int> ChildProcess::ended() {
+  if (code_) return code_;
   int status = 0;
-  if (!code_ && waitpid(id_, &status, WNOHANG) == id_) {
+  const pid_t found = waitpid(id_, &status, WNOHANG);
+  if (found == id_) {
     code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  } else if (found < 0 && errno == ECHILD) {
+    code_ = 0;  // whoever started us ignores SIGCHLD: the child is gone, and how is not told
   }
   return code_;
 }

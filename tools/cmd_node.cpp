@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -85,7 +86,8 @@ std::string counters_line(const NodeCounters& counters) {
          item(counters.degraded, "degraded") + item(counters.faults, "refused") +
          item(counters.expired, "expired") + item(malformed, "malformed") +
          item(counters.undeliverable, "undeliverable") +
-         item(counters.unmatched, "answers from the next tier too late");
+         item(counters.unmatched, "answers from the next tier too late") +
+         item(counters.unanswered, "unanswered");
 }
 
 class NodeCommand : public Command {
@@ -112,6 +114,9 @@ class NodeCommand : public Command {
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "threads that compute [1]");
     app()
+        ->add_option("--drain", drain_, "when stopped, how long to wait for missing answers [10s]")
+        ->type_name("TIME");
+    app()
         ->add_option("--port-file", port_file_, "write the bound address there once ready")
         ->type_name("FILE");
     app()->add_flag("-q,--quiet", quiet_, "log warnings and errors only");
@@ -127,6 +132,7 @@ class NodeCommand : public Command {
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
     options.listen = parse_listen_endpoint("--listen", listen_);
     options.workers = workers_;
+    options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
     const std::string next = next_.empty() ? "" : parse_peer_endpoint("--next", next_);
     const Model model = load_model(model_.path());
     const Share share = share_of(options.tier, model);
@@ -156,8 +162,14 @@ class NodeCommand : public Command {
     announce(node, model, share, next);
     stop.wait();
     node.stop();
-    if (!quiet_) log(counters_line(node.counters()));
-    return 0;
+    const NodeCounters counters = node.counters();
+    if (!quiet_) log(counters_line(counters));
+    if (counters.unanswered == 0) return 0;
+    complain("node: wanted every request answered within --drain " + drain_ + ", found " +
+             std::to_string(counters.unanswered) + " still being computed");
+    // A destructor would wait for the workers, and one that never returns would be waited for for
+    // ever.
+    _exit(static_cast<int>(ErrorKind::kUnavailable));
   }
 
  private:
@@ -180,6 +192,7 @@ class NodeCommand : public Command {
   ModelOption model_;
   ThresholdOptions thresholds_;
   int workers_ = 1;
+  std::string drain_ = "10s";
   std::string port_file_;
   bool quiet_ = false;
 };

@@ -42,6 +42,9 @@ class Run : public Command {
         ->add_option("--deadline", deadline_,
                      "for each picture, then the device answers itself [1s]")
         ->type_name("TIME");
+    app()
+        ->add_option("--wait", wait_, "for --next to appear when it is first needed [500ms]")
+        ->type_name("TIME");
     add_count(*app(), "--window", window_, 1, 1024, "pictures under way at once [8]");
     app()
         ->add_option("--decisions", decisions_, "write decisions as CSV, exact to the bit")
@@ -60,15 +63,16 @@ class Run : public Command {
       throw Error(ErrorKind::kUsage, "run: wanted IMAGE... or --data DIR, found neither");
     }
     const std::string next = parse_peer_endpoint("--next", next_);
-    // A device waits in whole milliseconds; a shorter deadline than one is one.
-    const auto deadline =
-        std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--deadline", deadline_));
+    // A device waits in whole milliseconds; a shorter time than one is one.
+    using std::chrono::ceil, std::chrono::milliseconds;
+    DeviceOptions options;
+    options.deadline = ceil<milliseconds>(parse_duration("--deadline", deadline_));
+    options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
+    options.window = window_;
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
         make_stages(model, thresholds_.read(model), plan_options_from_environment());
-    DeviceSetup setup{model, stages, thresholds_.unit(model), next, {}, verbose_};
-    setup.options.deadline = deadline;
-    setup.options.window = window_;
+    const DeviceSetup setup{model, stages, thresholds_.unit(model), next, options, verbose_};
     if (!decisions_.empty()) decisions_file_.emplace(decisions_);
     return data_.empty() ? run_images(setup) : run_data(setup);
   }
@@ -152,6 +156,7 @@ class Run : public Command {
   ModelOption model_;
   ThresholdOptions thresholds_;
   std::string deadline_ = "1s";
+  std::string wait_ = "500ms";
   int window_ = 8;
   std::string decisions_;
   std::optional<OutputFile> decisions_file_;

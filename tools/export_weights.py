@@ -225,7 +225,11 @@ def parse(arguments):
     add = parser.add_argument
     add("checkpoint", nargs="?", help="written by train.py, or a plain state_dict")
     add("-o", "--output", required=True, metavar="OUT", help="model file to write (.safetensors)")
-    add("--network", choices=networks.NAMES, help="default: what the checkpoint says")
+    add(
+        "--network",
+        choices=networks.NAMES,
+        help="default: what the checkpoint says; without one, random weights",
+    )
     add("--heads", choices=networks.HEADS, help="default: what the checkpoint says, else strong")
     add(
         "--shortcut",
@@ -264,8 +268,8 @@ def parse(arguments):
     options = parser.parse_args(arguments)
     if options.torchvision and (options.network or options.heads or options.shortcut):
         parser.error("--torchvision goes with none of --network, --heads, --shortcut")
-    if not options.torchvision and not options.checkpoint:
-        parser.error("wanted a checkpoint, or --torchvision NAME for random weights")
+    if not options.torchvision and not options.checkpoint and not options.network:
+        parser.error("wanted a checkpoint; or --network or --torchvision NAME for random weights")
     if not options.output.endswith(".safetensors"):
         parser.error(f"-o: wanted a name that ends in .safetensors, found {options.output}")
     return options
@@ -365,8 +369,10 @@ def torchvision_network(options):
 
 
 def own_network(options):
-    """(module, arguments of export()) of a checkpoint for one of tools/networks.py."""
-    checkpoint = load_checkpoint(options.checkpoint)
+    """(module, arguments of export()) of one of tools/networks.py, from a checkpoint or random."""
+    checkpoint = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if options.checkpoint:
+        checkpoint = load_checkpoint(options.checkpoint)
     network = options.network or checkpoint.get("name")
     if network not in networks.NAMES:
         raise Stop(
@@ -389,14 +395,17 @@ def own_network(options):
         exits=exits,
         classes=len(classes),
     )
-    if options.no_exits:  # the same network with fewer heads: their weights stay behind
+    if options.no_exits and options.checkpoint:  # the same network with fewer heads: their weights stay behind
         known = module.state_dict()
         checkpoint["state_dict"] = {
             key: value
             for key, value in checkpoint["state_dict"].items()
             if key in known or not key.startswith("exit")
         }
-    load_weights(module, checkpoint, options.checkpoint)
+    if options.checkpoint:
+        load_weights(module, checkpoint, options.checkpoint)
+    else:
+        randomise(module, options.seed)
     return module, {
         "name": network + ("b" if exits else ""),
         "input_shape": networks.INPUT_SHAPE,

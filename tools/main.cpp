@@ -46,7 +46,8 @@ Exit codes:
    65  bad data: a file is not the picture or data set it should be
    66  a file or folder is missing or may not be read
    69  unavailable: an address is in use; or pictures were answered, but some
-       only by the best tier that could be reached
+       only by the best tier that could be reached; or a node was stopped and some
+       requests were not answered in time
    70  a bug in offramp
    71  the operating system refused: memory, threads, sockets
    73  an output file cannot be written

@@ -1,0 +1,235 @@
+#include "net/service.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "net/elapsed.h"
+
+namespace offramp {
+namespace {
+
+// After DRAIN a peer says BYE when it has all its answers. One that has not, and is silent for so
+// long, is not waited for.
+constexpr std::chrono::milliseconds kDrainSilence{1000};
+
+}  // namespace
+
+Service::Service(std::span<const Stage> stages, const Admission& admission,
+                 const WireModelId& model, const NodeOptions& options,
+                 std::unique_ptr<Channel> next, Fronts& fronts, Log log)
+    : admission_(admission),
+      model_(model),
+      tier_(options.tier),
+      window_(static_cast<std::uint16_t>(options.window)),
+      drain_(options.drain),
+      fronts_(fronts),
+      log_(std::move(log)),
+      next_(std::move(next), model, options.first_stage + options.stage_count, log_),
+      workers_(stages, options.first_stage, options.stage_count, options.tier, options.workers,
+               static_cast<std::size_t>(options.queue_capacity), options.before_compute) {}
+
+NodeCounters Service::counters() const {
+  const std::lock_guard lock(counters_mutex_);
+  return counters_;
+}
+
+void Service::waitables(std::vector<Waitable>& out) const {
+  next_.waitables(out);
+  out.push_back({.fd = workers_.results_fd()});
+}
+
+Clock::time_point Service::due(Clock::time_point now) const {
+  const std::chrono::milliseconds longest{draining_ ? 10 : 1000};
+  return std::min(now + longest, next_.due());
+}
+
+// ---- messages of peers ----
+
+void Service::take(const Peer& peer, std::variant<Message, Malformed> received,
+                   Clock::time_point now) {
+  if (auto* message = std::get_if<Message>(&received))
+    handle(peer, std::move(*message), now);
+  else
+    handle(peer, std::get<Malformed>(received));
+}
+
+void Service::handle(const Peer& peer, Message message, Clock::time_point now) {
+  if (const auto* hello = std::get_if<Hello>(&message)) {
+    handle(peer, *hello, now);
+    return;
+  }
+  const bool known = sessions_.heard(peer, now);
+  if (known) last_exchange_ = now;
+  if (std::holds_alternative<Bye>(message)) {
+    sessions_.close(peer);
+  } else if (const auto* handoff = std::get_if<Handoff>(&message)) {
+    if (known)
+      handle(peer, *handoff, now);
+    else
+      fault(peer, handoff->request, FaultCode::kNoSession, "say HELLO first");
+  } else if (const auto* ping = std::get_if<Ping>(&message)) {
+    if (!known)
+      fault(peer, {}, FaultCode::kNoSession, "say HELLO first");
+    else
+      knock(peer, *ping, now);
+  } else {
+    handle(peer, Malformed::kType);
+  }
+}
+
+void Service::handle(const Peer& peer, const Hello& hello, Clock::time_point now) {
+  if (draining_) {
+    fault(peer, {}, FaultCode::kDraining, "shutting down");
+  } else if (std::optional<Refusal> refusal = admission_.refusal(hello)) {
+    say(LogLevel::kWarning, "a peer was refused: " + refusal->text);
+    fault(peer, {}, refusal->code, std::move(refusal->text));
+  } else if (!sessions_.has_room_for(peer)) {
+    fault(peer, {}, FaultCode::kOverloaded, "too many peers");
+  } else {
+    knock(peer, hello, now);
+  }
+}
+
+// With very many knocks waiting there is no answer: a node whose workers are stuck is silent.
+void Service::knock(const Peer& peer, std::variant<Hello, Ping> message, Clock::time_point now) {
+  static_cast<void>(
+      workers_.push(Knock{.peer = peer, .message = std::move(message), .arrived = now}));
+}
+
+void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point now) {
+  if (draining_) {
+    fault(peer, handoff.request, FaultCode::kDraining, "shutting down");
+    return;
+  }
+  std::variant<Job, Refusal> admitted = admission_.job(peer, handoff, now);
+  if (auto* refusal = std::get_if<Refusal>(&admitted)) {
+    fault(peer, handoff.request, refusal->code, std::move(refusal->text));
+  } else if (!workers_.push(std::move(std::get<Job>(admitted)))) {
+    fault(peer, handoff.request, FaultCode::kOverloaded, "the queue is full");
+  } else {
+    ++in_work_;
+    count([](NodeCounters& c) { ++c.requests; });
+  }
+}
+
+void Service::handle(const Peer& peer, Malformed reason) {
+  count([reason](NodeCounters& c) { ++c.malformed[static_cast<std::size_t>(reason)]; });
+  say(LogLevel::kDebug, std::string("malformed message dropped: ") + malformed_name(reason));
+  if (reason == Malformed::kVersion)
+    fault(peer, {}, FaultCode::kVersion, "wanted protocol version " + std::to_string(kWireMajor));
+}
+
+// ---- what comes back ----
+
+void Service::take_results(Clock::time_point now) {
+  while (std::optional<Workers::Result> result = workers_.pop_result())
+    std::visit([this, now](auto& r) { finish(std::move(r), now); }, *result);
+  std::vector<Answer> answers;
+  next_.service(now, answers);
+  if (out_of_time(now)) next_.give_up(Reason::kLate, now, answers);
+  if (!answers.empty()) last_exchange_ = now;
+  answer(std::move(answers));
+  count([this](NodeCounters& c) { c.unmatched = next_.unmatched(); });
+}
+
+void Service::finish(Knock knock, Clock::time_point now) {
+  if (const auto* ping = std::get_if<Ping>(&knock.message)) {
+    send(knock.peer, Pong{.sequence = ping->sequence,
+                          .queue_depth = static_cast<std::uint32_t>(workers_.queued()),
+                          .held_us = elapsed_us(knock.arrived, now)});
+    return;
+  }
+  if (draining_) return;
+  const Hello& hello = std::get<Hello>(knock.message);
+  sessions_.open(knock.peer, now);
+  send(knock.peer, Welcome{.session = hello.session,
+                           .model = model_,
+                           .cut = hello.cut,
+                           .shape = hello.shape,
+                           .tier = tier_,
+                           .window = window_});
+}
+
+void Service::finish(Done done, Clock::time_point now) {
+  --in_work_;
+  last_exchange_ = now;
+  if (done.expired) {
+    count([](NodeCounters& c) { ++c.expired; });
+    fault(done.job.peer, done.job.request, FaultCode::kExpired, "the budget had run out");
+    return;
+  }
+  Verdict own{.request = done.job.request,
+              .decision = done.decision,
+              .tier = tier_,
+              .degraded = Reason::kNone,
+              .hops = {done.hop},
+              .probabilities = std::move(done.probabilities)};
+  if (!done.answers) {
+    const Reason obstacle = next_.hand_on(own, done, now);
+    if (obstacle == Reason::kNone) {
+      count([](NodeCounters& c) { ++c.forwarded; });
+      return;
+    }
+    own.degraded = obstacle;
+  }
+  answer(done.job.peer, std::move(own));
+}
+
+// ---- the end ----
+
+void Service::begin_drain(Clock::time_point now) {
+  draining_ = true;
+  drain_began_ = last_exchange_ = now;
+  say(LogLevel::kInfo,
+      "stopping: " + std::to_string(in_work_ + next_.away()) + " requests to finish");
+  // Not send(): a peer that has gone without BYE misses nothing.
+  for (const Peer& peer : sessions_.peers())
+    if (!fronts_.send(peer, Drain{})) sessions_.close(peer);
+}
+
+bool Service::out_of_time(Clock::time_point now) const {
+  return draining_ && now - drain_began_ >= drain_;
+}
+
+bool Service::drained(Clock::time_point now) const {
+  if ((in_work_ > 0 || next_.away() > 0) && !out_of_time(now)) return false;
+  return sessions_.empty() || now - last_exchange_ >= kDrainSilence ||
+         now - drain_began_ >= drain_ + kDrainSilence;
+}
+
+void Service::end_drain() {
+  count([this](NodeCounters& c) { c.unanswered = in_work_; });
+}
+
+// ---- to peers ----
+
+void Service::answer(const Peer& peer, Verdict verdict) {
+  if (!std::isfinite(verdict.decision.entropy) || !std::isfinite(verdict.decision.probability)) {
+    fault(peer, verdict.request, FaultCode::kNoAnswer, "the exit's numbers are not finite");
+    return;
+  }
+  count([&verdict](NodeCounters& c) {
+    ++c.answers;
+    if (verdict.degraded != Reason::kNone) ++c.degraded;
+  });
+  send(peer, std::move(verdict));
+}
+
+void Service::answer(std::vector<Answer> answers) {
+  for (Answer& each : answers) answer(each.peer, std::move(each.verdict));
+}
+
+void Service::fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text) {
+  count([](NodeCounters& c) { ++c.faults; });
+  send(peer, Fault{.request = request, .code = code, .model = model_, .text = std::move(text)});
+}
+
+void Service::send(const Peer& peer, Message message) {
+  if (fronts_.send(peer, std::move(message))) return;
+  count([](NodeCounters& c) { ++c.undeliverable; });
+  sessions_.close(peer);
+}
+
+}  // namespace offramp

@@ -1,0 +1,99 @@
+// What a node does with each message, result and answer, and how it comes to an end. The loop in
+// net/node.cpp calls it from one thread; counters() alone may be called from any.
+//
+//   INFER  -> Admission -> Workers -> sure: RESULT
+//                                  -> not sure: NextTier -> RESULT
+//   HELLO, PING -> Workers -> WELCOME, PONG: they prove that the workers are alive
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "net/admission.h"
+#include "net/fronts.h"
+#include "net/next_tier.h"
+#include "net/node.h"
+#include "net/sessions.h"
+#include "net/workers.h"
+
+namespace offramp {
+
+class Service {
+ public:
+  /// Starts the workers. `stages` are all of the model's; they, `admission` and `fronts` outlive
+  /// this. `options` have been checked. Throws Error{kSystem}.
+  Service(std::span<const Stage> stages, const Admission& admission, const WireModelId& model,
+          const NodeOptions& options, std::unique_ptr<Channel> next, Fronts& fronts, Log log);
+
+  /// Something came from a peer.
+  void take(const Peer& peer, std::variant<Message, Malformed> received, Clock::time_point now);
+  /// Answers with what the workers and the next tier have returned, and what is due.
+  void take_results(Clock::time_point now);
+  /// Forgets silent peers.
+  void expire_sessions(Clock::time_point now) { sessions_.expire(now); }
+
+  /// Appends what to wait on; take_results() is due when one of them is readable, and at due().
+  void waitables(std::vector<Waitable>& out) const;
+  Clock::time_point due(Clock::time_point now) const;
+
+  /// Tells all peers; from now on nothing new is taken.
+  void begin_drain(Clock::time_point now);
+  bool draining() const { return draining_; }
+  /// True when all peers have all their answers, or there is no time left for them.
+  bool drained(Clock::time_point now) const;
+  /// Counts what was not answered.
+  void end_drain();
+
+  NodeCounters counters() const;
+
+ private:
+  bool out_of_time(Clock::time_point now) const;
+
+  void handle(const Peer& peer, Message message, Clock::time_point now);
+  void handle(const Peer& peer, const Hello& hello, Clock::time_point now);
+  void handle(const Peer& peer, const Handoff& handoff, Clock::time_point now);
+  void handle(const Peer& peer, Malformed reason);
+  void knock(const Peer& peer, std::variant<Hello, Ping> message, Clock::time_point now);
+  void finish(Knock knock, Clock::time_point now);
+  void finish(Done done, Clock::time_point now);
+
+  void answer(const Peer& peer, Verdict verdict);
+  void answer(std::vector<Answer> answers);
+  void fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text);
+  void send(const Peer& peer, Message message);
+  void say(LogLevel level, const std::string& line) const {
+    if (log_) log_(level, line);
+  }
+  template <class Change>
+  void count(Change change) {
+    const std::lock_guard lock(counters_mutex_);
+    change(counters_);
+  }
+
+  const Admission& admission_;
+  WireModelId model_;
+  Tier tier_;
+  std::uint16_t window_;
+  std::chrono::milliseconds drain_;
+  Fronts& fronts_;
+  Log log_;
+  Sessions sessions_;
+  NextTier next_;
+  Workers workers_;
+
+  std::size_t in_work_ = 0;  ///< requests that the workers have, waiting or running
+  bool draining_ = false;
+  Clock::time_point drain_began_{};
+  Clock::time_point last_exchange_{};  ///< a peer said something, or was answered
+
+  mutable std::mutex counters_mutex_;
+  NodeCounters counters_;
+};
+
+}  // namespace offramp

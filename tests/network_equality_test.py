@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Device, edge and cloud as three processes decide, bit for bit, what one process decides.
+
+`offramp run` through two nodes and `offramp eval` write their decisions as CSV with hexadecimal
+floats; the two files must be equal byte by byte and every status ok, at thresholds from "everything
+goes to the cloud" to "nothing leaves the device".
+
+OFFRAMP_DATA=DIR, where DIR holds cifar-10-batches-bin, takes those pictures, all of them or the
+first OFFRAMP_DATA_LIMIT; otherwise they are drawn here. All processes inherit OFFRAMP_ISA: equality
+holds among tiers that compute with the same instructions.
+"""
+
+import collections
+import csv
+import math
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+SOURCE = pathlib.Path(__file__).resolve().parent.parent
+BINARY = os.environ.get("OFFRAMP_BINARY", str(SOURCE / "build" / "release" / "offramp"))
+MODEL = SOURCE / "weights" / "resnet20b.safetensors"
+THRESHOLDS = ("0", "0.1", "0.3", "0.6", "1")
+EXITS = 3
+DRAWN = 500
+SIDE = 32
+START_SECONDS = 60
+
+
+def drawn_picture(rng):
+    """A gradient with blobs and noise, as CIFAR-10 stores it: three planes of 32 rows."""
+    angle, noise = rng.uniform(0, 2 * math.pi), rng.choice((0, 4, 12, 40))
+    dark, bright = [[rng.uniform(0, 255) for _ in range(3)] for _ in range(2)]
+    blobs = [
+        (
+            rng.uniform(0, SIDE),
+            rng.uniform(0, SIDE),
+            rng.uniform(2, 10),
+            [rng.uniform(-160, 160) for _ in range(3)],
+        )
+        for _ in range(rng.randrange(6))
+    ]
+    planes = bytearray()
+    for channel in range(3):
+        for y in range(SIDE):
+            for x in range(SIDE):
+                along = 0.5 + ((x - 16) * math.cos(angle) + (y - 16) * math.sin(angle)) / 46
+                value = dark[channel] + (bright[channel] - dark[channel]) * along
+                for cx, cy, radius, colour in blobs:
+                    distance = ((x - cx) ** 2 + (y - cy) ** 2) / radius**2
+                    if distance < 4:
+                        value += colour[channel] * math.exp(-distance)
+                value += noise * rng.uniform(-1, 1)
+                planes.append(min(255, max(0, round(value))))
+    return bytes(planes)
+
+
+def draw_data_set(folder):
+    rng = random.Random(20)
+    records = (bytes([i % 10]) + drawn_picture(rng) for i in range(DRAWN))
+    (folder / "test_batch.bin").write_bytes(b"".join(records))
+
+
+class Node:
+    """A tier beside the test, which ends with exit code 0 on SIGTERM."""
+
+    def __init__(self, folder, tier, threshold, following=None):
+        port_file = folder / f"{tier}.addr"
+        port_file.unlink(missing_ok=True)
+        command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
+        command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
+        if following:
+            command += ["--next", following.address]
+        self.tier = tier
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        end = time.monotonic() + START_SECONDS
+        while not port_file.exists():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.process.kill()
+                raise RuntimeError(f"{tier} did not start: {self.process.communicate()[1]}")
+            time.sleep(0.01)
+        self.address = port_file.read_text().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.process.terminate()
+        try:
+            said = self.process.communicate(timeout=30)[1]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            said = self.process.communicate()[1] + "killed: SIGTERM did not end it"
+        if kind is None and (self.process.returncode != 0 or said):
+            raise AssertionError(f"{self.tier}: exit code {self.process.returncode}: {said}")
+
+
+class NetworkEquality(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        data = os.environ.get("OFFRAMP_DATA")
+        self.options = ["--model", MODEL, "--data", data or self.folder]
+        if not data:
+            draw_data_set(self.folder)
+        elif os.environ.get("OFFRAMP_DATA_LIMIT"):
+            self.options += ["--limit", os.environ["OFFRAMP_DATA_LIMIT"]]
+
+    def offramp(self, command, threshold, *more):
+        decisions = self.folder / f"{command}.csv"
+        done = subprocess.run(
+            [BINARY, command, *self.options, "--thresholds", threshold, "--json"]
+            + ["--decisions", decisions, *more],
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return decisions.read_bytes()
+
+    def through_nodes(self, threshold):
+        with Node(self.folder, "cloud", threshold) as cloud:
+            with Node(self.folder, "edge", threshold, cloud) as edge:
+                patient = ["--window", "8", "--deadline", "300s", "--wait", "60s"]
+                return self.offramp("run", threshold, "--next", edge.address, *patient)
+
+    def test_decisions_are_those_of_one_process(self):
+        taken = collections.Counter()
+        print(f"{'T':>5} {'pictures':>9}" + "".join(f"{f'exit {e}':>8}" for e in range(EXITS)))
+        for threshold in THRESHOLDS:
+            with self.subTest(threshold=threshold):
+                networked = self.through_nodes(threshold)
+                rows = list(csv.DictReader(networked.decode().splitlines()))
+                self.assertEqual({row["status"] for row in rows}, {"ok"})
+                # Not assertEqual on the bytes, which would print them all.
+                self.assertTrue(networked == self.offramp("eval", threshold), "decisions differ")
+                counts = collections.Counter(int(row["exit"]) for row in rows)
+                taken += counts
+                shares = "".join(f"{counts[e]:8d}" for e in range(EXITS))
+                print(f"{threshold:>5} {len(rows):9d}{shares}", flush=True)
+        # Exits that are never taken would make the comparison empty.
+        self.assertEqual(sorted(taken), list(range(EXITS)))
+
+
+if __name__ == "__main__":
+    if not os.access(BINARY, os.X_OK):
+        sys.exit(f"network_equality_test: wanted the program, found none at {BINARY}")
+    unittest.main()

@@ -1,0 +1,200 @@
+// Tiers as processes with real signals: stopped, killed, restarted, started in the wrong order, and
+// a worker that does not return. A device loses no answer to any of it.
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/test_command.h"
+
+namespace offramp::testing {
+namespace {
+
+using Json = nlohmann::json;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+TestTensor ramp(std::vector<std::int64_t> shape) {
+  TestTensor tensor{std::move(shape), {}};
+  std::int64_t count = 1;
+  for (const std::int64_t size : tensor.shape) count *= size;
+  for (std::int64_t i = 0; i < count; ++i)
+    tensor.data.push_back(0.01f * static_cast<float>(i % 7 - 3));
+  return tensor;
+}
+
+/// Two exits: almost no work before the first, side^2 * kernel^2 * 3 * 16 multiplications after it.
+TestModel lopsided_model(int side, int kernel) {
+  const std::string k = std::to_string(kernel), pad = std::to_string(kernel / 2),
+                    s = std::to_string(side);
+  TestModel model = small_model();
+  model.metadata["offramp.name"] = "lopsided";
+  model.metadata["offramp.input"] =
+      R"({"shape":[3,)" + s + "," + s +
+      R"(],"resize":"stretch","mean":[0.5,0.4,0.3],"std":[0.2,0.25,0.5]})";
+  model.metadata["offramp.graph"] =
+      R"([
+{"name":"pool1","op":"global_average_pool","inputs":["input"]},
+{"name":"fc1","op":"linear","inputs":["pool1"],"weight":"fc1.weight","bias":"fc1.bias"},
+{"name":"conv","op":"conv2d","inputs":["input"],"kernel":[)" +
+      k + "," + k + R"(],"stride":[1,1],"padding":[)" + pad + "," + pad +
+      R"(],"dilation":[1,1],"groups":1,"weight":"conv.weight","bias":null},
+{"name":"relu","op":"relu","inputs":["conv"]},
+{"name":"pool2","op":"global_average_pool","inputs":["relu"]},
+{"name":"fc2","op":"linear","inputs":["pool2"],"weight":"fc2.weight","bias":"fc2.bias"}])";
+  model.tensors = {{"conv.weight", ramp({16, 3, kernel, kernel})},
+                   {"fc1.weight", ramp({3, 3})},
+                   {"fc1.bias", ramp({3})},
+                   {"fc2.weight", ramp({3, 16})},
+                   {"fc2.bias", ramp({3})}};
+  return model;
+}
+
+/// A model whose second stage takes some milliseconds, and pictures that all need it.
+class Load {
+ public:
+  Load() {
+    model = folder.write("model.safetensors", lopsided_model(32, 15).signed_file()).string();
+    picture_ = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
+    marker_ = folder.write("marker.png", encode_png(random_picture(4, 4, 2))).string();
+  }
+
+  /// `offramp run` of `count` pictures; number 20 is the marker.
+  std::vector<std::string> run(const std::string& next, int count, const std::string& deadline,
+                               std::vector<std::string> more = {}) const {
+    std::vector<std::string> all = {"run",          "--model", model,        "--next", next,
+                                    "--thresholds", "0",       "--deadline", deadline, "--json"};
+    all.insert(all.end(), more.begin(), more.end());
+    for (int i = 0; i < count; ++i) all.push_back(i == 20 ? marker_ : picture_);
+    return all;
+  }
+
+  TempDir folder;
+  std::string model;
+
+ private:
+  std::string picture_, marker_;
+};
+
+std::vector<Json> answers(const Finished& device) {
+  std::vector<Json> all;
+  for (const std::string& line : lines(device.out)) all.push_back(Json::parse(line));
+  return all;
+}
+
+/// How many pictures got each status.
+std::map<std::string, int> statuses(const Finished& device) {
+  std::map<std::string, int> counts;
+  for (const Json& answer : answers(device)) ++counts[answer.at("status").get<std::string>()];
+  return counts;
+}
+
+/// Starts a device on 400 pictures and lets `disturb` loose once the marker has been answered, that
+/// is with a window full of requests under way.
+template <class Disturb>
+Finished disturbed_run(const Load& load, const std::string& next, const std::string& deadline,
+                       Disturb disturb) {
+  Process device(command(load.run(next, 400, deadline)));
+  REQUIRE(device.wait_for("marker.png", seconds(60)));
+  disturb();
+  Finished finished = device.finish(seconds(60));
+  INFO("stderr: ", finished.err);
+  CHECK_FALSE(finished.timed_out);
+  CHECK(finished.code == kUnavailable);
+  CHECK(lines(finished.out).size() == 400);
+  return finished;
+}
+
+/// The address of a node that has gone.
+std::string vacant_address(const Load& load) {
+  RunningNode gone(load.folder, load.model, "edge");
+  CHECK(gone.stop().code == 0);
+  return gone.address;
+}
+
+}  // namespace
+
+TEST_CASE("SIGTERM under load: exit code 0, and what was accepted is answered") {
+  const Load load;
+  RunningNode edge(load.folder, load.model, "edge");
+  Finished stopped;
+  const Finished device = disturbed_run(load, edge.address, "60s", [&] { stopped = edge.stop(); });
+  CAPTURE(stopped.err);
+  CHECK(stopped.code == 0);
+  REQUIRE_FALSE(lines(stopped.err).empty());
+  const std::string last = lines(stopped.err).back();
+  int requests = 0, given = 0;
+  REQUIRE(std::sscanf(last.c_str(), "stopped: %d requests, %d answers", &requests, &given) == 2);
+  CHECK(requests == given);
+  CHECK(last.find("unanswered") == std::string::npos);
+  CHECK(last.find("undeliverable") == std::string::npos);
+  // Each answer has arrived, and nothing was lost: late and "peer lost" do not occur.
+  std::map<std::string, int> counts = statuses(device);
+  CHECK(counts["ok"] == given);
+  CHECK(counts["ok"] > 20);
+  CHECK(counts["degraded(draining)"] > 0);
+  CHECK(counts["ok"] + counts["degraded(draining)"] + counts["degraded(disconnected)"] == 400);
+}
+
+TEST_CASE("kill -9 under load: degraded answers in time, and a new edge is found") {
+  const Load load;
+  RunningNode edge(load.folder, load.model, "edge");
+  const Finished device = disturbed_run(load, edge.address, "5s",
+                                        [&] { CHECK(edge.stop(SIGKILL).code == 128 + SIGKILL); });
+  std::map<std::string, int> counts = statuses(device);
+  CHECK(counts["ok"] > 20);
+  CHECK(counts["degraded(peer lost)"] > 0);
+  CHECK(counts["ok"] + counts["degraded(peer lost)"] + counts["degraded(disconnected)"] == 400);
+  for (const Json& answer : answers(device)) CHECK(answer.at("total_ms") < 5100.0);
+
+  const RunningNode again(load.folder, load.model, "edge", {"--listen", edge.address});
+  CHECK(again.address == edge.address);
+  const Finished second = offramp(load.run(edge.address, 12, "20s"));
+  CHECK(second.code == 0);
+  CHECK(statuses(second) == std::map<std::string, int>{{"ok", 12}});
+}
+
+TEST_CASE("a device may be started before its edge") {
+  const Load load;
+  const std::string address = vacant_address(load);
+  Process device(command(load.run(address, 12, "20s", {"--wait", "20s"})));
+  std::this_thread::sleep_for(milliseconds(300));
+  const RunningNode edge(load.folder, load.model, "edge", {"--listen", address});
+  const Finished finished = device.finish();
+  CAPTURE(finished.err);
+  CHECK(finished.code == 0);
+  CHECK(statuses(finished) == std::map<std::string, int>{{"ok", 12}});
+}
+
+TEST_CASE("a worker that does not return does not keep its node from ending") {
+  Load load;
+  // 10^12 multiplications in scalar code: minutes.
+  load.model =
+      load.folder.write("heavy.safetensors", lopsided_model(1024, 127).signed_file()).string();
+  RunningNode edge(load.folder, load.model, "edge", {"--drain", "300ms"},
+                   {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
+  const Finished device = offramp(load.run(edge.address, 1, "3s", {"--wait", "20s"}));
+  CAPTURE(device.err);
+  CHECK(device.code == kUnavailable);
+  CHECK(statuses(device) == std::map<std::string, int>{{"degraded(late)", 1}});
+
+  const auto start = std::chrono::steady_clock::now();
+  const Finished stopped = edge.stop();
+  CHECK(std::chrono::steady_clock::now() - start < seconds(5));
+  CAPTURE(stopped.err);
+  CHECK_FALSE(stopped.timed_out);
+  CHECK(stopped.code == kUnavailable);
+  REQUIRE_FALSE(lines(stopped.err).empty());
+  CHECK(lines(stopped.err).back() ==
+        "offramp: node: wanted every request answered within --drain 300ms, found 1 still being "
+        "computed");
+}
+
+}  // namespace offramp::testing

@@ -1,0 +1,53 @@
+#include "net/sessions.h"
+
+#include <doctest/doctest.h>
+
+namespace offramp::test {
+namespace {
+
+using std::chrono::minutes;
+using std::chrono::seconds;
+
+Peer peer(int number) { return {.cable = number, .routing_id = {}}; }
+
+}  // namespace
+
+TEST_CASE("sessions: a peer is known from HELLO to BYE") {
+  const Clock::time_point now{};
+  Sessions sessions;
+  CHECK_FALSE(sessions.heard(peer(1), now));
+  CHECK(sessions.empty());
+  sessions.open(peer(1), now);
+  CHECK(sessions.heard(peer(1), now));
+  CHECK_FALSE(sessions.heard(peer(2), now));
+  CHECK(sessions.peers() == std::vector<Peer>{peer(1)});
+  sessions.close(peer(1));
+  CHECK_FALSE(sessions.heard(peer(1), now));
+}
+
+TEST_CASE("sessions: five minutes of silence end one, a word keeps it") {
+  Clock::time_point now{};
+  Sessions sessions;
+  sessions.open(peer(1), now);
+  sessions.open(peer(2), now);
+  sessions.expire(now);
+  now += minutes(4);
+  sessions.expire(now);
+  CHECK(sessions.heard(peer(2), now));
+  now += minutes(1) + seconds(1);
+  sessions.expire(now);
+  CHECK(sessions.peers() == std::vector<Peer>{peer(2)});
+}
+
+TEST_CASE("sessions: their number is bounded, and who has one keeps it") {
+  Sessions sessions;
+  int count = 0;
+  for (; sessions.has_room_for(peer(count)) && count < 1'000'000; ++count)
+    sessions.open(peer(count), {});
+  CHECK(count == 10'000);
+  CHECK(sessions.has_room_for(peer(5)));
+  sessions.close(peer(7));
+  CHECK(sessions.has_room_for(peer(count)));
+}
+
+}  // namespace offramp::test

@@ -1,0 +1,51 @@
+// The `offramp` command in tests: run to its end, or as a node beside the test.
+#pragma once
+
+#include <signal.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/test_files.h"
+#include "tests/test_process.h"
+
+namespace offramp::testing {
+
+// Exit codes as `offramp --help` documents them.
+inline constexpr int kUsage = 64, kBadData = 65, kMissing = 66, kUnavailable = 69,
+                     kCannotWrite = 73, kBadModel = 78;
+
+/// The arguments with the program before them.
+std::vector<std::string> command(std::vector<std::string> arguments);
+
+/// Runs the program to its end.
+Finished offramp(std::vector<std::string> arguments,
+                 std::map<std::string, std::string> environment = {}, std::string input = {});
+
+std::vector<std::string> lines(const std::string& text);
+std::string text_of(const std::filesystem::path& path);
+
+/// A node that listens once the constructor returns.
+class RunningNode {
+ public:
+  /// `more` holds further options; without --listen it takes a free port. Writes TIER.addr to
+  /// `folder`.
+  RunningNode(const TempDir& folder, const std::string& model, const std::string& tier,
+              std::vector<std::string> more = {},
+              std::map<std::string, std::string> environment = {});
+
+  void signal(int number) const { process_.signal(number); }
+  Finished finish() { return process_.finish(); }
+  Finished stop(int number = SIGTERM) {
+    signal(number);
+    return finish();
+  }
+
+  std::string address;  ///< "tcp://127.0.0.1:40001"
+
+ private:
+  Process process_;
+};
+
+}  // namespace offramp::testing
