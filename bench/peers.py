@@ -9,10 +9,11 @@ Wanted: the build (network_bench), and Python with PyTorch (Debian: python3-torc
 come from PyPI into build/peers-venv; one that cannot be installed is named and left out. The models
 are written to build/peers, about 4 GB for all of them.
 
-Before anything is timed, every engine's logits must equal PyTorch's within 1e-4 of the largest one;
-who disagrees is not timed. Then the engines take turns for some tenths of a second each, pinned to
-the same cores, in an order that changes from round to round; all the others are stopped meanwhile.
-Only ratios within one run count. Results: JSON in --out, Markdown tables on standard output.
+Before anything is timed, every engine's logits must equal PyTorch's within 1e-4 (ours) or 1e-3
+(peers, whose Winograd blocks may be larger) of the largest one; who disagrees is not timed. Then
+the engines take turns for some tenths of a second each, pinned to the same cores, in an order that
+changes from round to round; all the others are stopped meanwhile. Only ratios within one run count.
+Results: JSON in --out, Markdown tables on standard output.
 Exit codes: 0 done, 1 our engine disagrees or failed, 64 option, 69 no build or no PyTorch,
 130 interrupted (the JSON holds what was finished).
 """
@@ -45,8 +46,10 @@ from peers_measure import Engine, EngineError, alternate, footprint, summary  # 
 from peers_report import BASELINE, OURS, compare, git, machine, markdown  # noqa: E402
 
 # Of the exit's largest |logit|, as in tools/compare_with_pytorch.py: float32 sums in another order
-# leave about 1e-6, Winograd's F(4x4, 3x3) about 1e-5, and a wrong layer 1e-2 and more.
+# leave about 1e-6, Winograd's F(4x4, 3x3) about 1e-5, and a wrong layer 1e-2 and more. Peers may
+# choose larger blocks, and be timed with them: MNN's VGG-16 is off by 1.6e-4.
 TOLERANCE = 1e-4
+PEER_TOLERANCE = 1e-3
 PACKAGES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
@@ -114,7 +117,8 @@ def parse(arguments):
     add("--peers", type=peer_names, default=list(PEERS), help=f"of {','.join(PEERS)}; default all")
     add("--cpus", type=lambda text: [int(n) for n in words(text)], help="cores to be pinned to")
     add("--folder", type=pathlib.Path, default=ROOT / "build", help="for environment and models")
-    add("--bench", type=pathlib.Path, default=ROOT / "build/release/bench/network_bench")
+    bench = ROOT / "build/release/bench/network_bench"
+    add("--bench", type=pathlib.Path, default=bench, help="network_bench, default that of release")
     add("--out", type=pathlib.Path, help="default: peers.json in --folder")
     options = parser.parse_args(arguments)
     options.cpus = options.cpus or sorted(os.sched_getaffinity(0))
@@ -230,9 +234,10 @@ class Bench:
                     engines.append(engine)
                     self.versions[name] = engine.version
                     errors[name] = disagreement(engine, x, wanted)
-                    if not errors[name] <= TOLERANCE:
+                    allowed = TOLERANCE if name == OURS else PEER_TOLERANCE
+                    if not errors[name] <= allowed:
                         reason = f"logits differ by {errors[name]:.2g} of the largest"
-                        raise EngineError(f"{reason}, wanted {TOLERANCE:g} at most")
+                        raise EngineError(f"{reason}, wanted {allowed:g} at most")
                 except EngineError as error:
                     if engines and engines[-1].name == name:
                         engines.pop().close()
@@ -304,6 +309,7 @@ def main(arguments):
         "rounds": options.rounds,
         "slice_s": options.slice,
         "tolerance": TOLERANCE,
+        "peer_tolerance": PEER_TOLERANCE,
         "versions": bench.versions,
         "problems": bench.problems,
         "timings": [],

@@ -17,6 +17,8 @@ Decision decide(const KernelTable& kernels, std::span<const float> logits, int e
   decision.probability = probabilities[static_cast<std::size_t>(decision.label)];
   decision.entropy =
       kernels.entropy(classes, probabilities.data()) / std::log(static_cast<float>(classes));
+  // Rounding may leave the entropy of equal logits a little above 1. A NaN stays one.
+  if (decision.entropy > 1.0f) decision.entropy = 1.0f;
   decision.exit = exit;
   return decision;
 }

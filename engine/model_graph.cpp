@@ -16,6 +16,9 @@ using nlohmann::json;
 // from a graph leaves the range of int.
 constexpr int kMaxWindow = 4096;
 constexpr int kMaxChannels = 1 << 20;
+constexpr std::int64_t kMaxTaps = 1 << 16;             // of a kernel
+constexpr std::int64_t kMaxSummands = 1 << 24;         // of one output of a convolution
+constexpr std::int64_t kMaxWeights = (1LL << 31) - 1;  // of a layer
 constexpr int kMaxPaddedChannels = 1 << 15;
 
 class GraphReader {
@@ -124,6 +127,16 @@ Op GraphReader::read_conv2d(JsonFields& fields, const Shape& input) {
                         std::to_string(conv.in_channels) + " to " +
                         std::to_string(conv.out_channels) + " channels");
   }
+  const std::int64_t taps = std::int64_t{conv.kernel[0]} * conv.kernel[1];
+  const std::int64_t summands = std::int64_t{conv.in_channels / conv.groups} * taps;
+  if (taps > kMaxTaps || summands > kMaxSummands || summands * conv.out_channels > kMaxWeights) {
+    throw bad_model(fields.where(),
+                    "at most " + std::to_string(kMaxTaps) + " taps, " +
+                        std::to_string(kMaxSummands) + " summands and " +
+                        std::to_string(kMaxWeights) + " weights",
+                    std::to_string(taps) + ", " + std::to_string(summands) + " and " +
+                        std::to_string(summands * conv.out_channels));
+  }
   conv.weight = weight(
       name, {conv.out_channels, conv.in_channels / conv.groups, conv.kernel[0], conv.kernel[1]},
       fields.where());
@@ -139,6 +152,10 @@ Op GraphReader::read_linear(JsonFields& fields, const Shape& input) {
   }
   linear.in_features = input.channels;
   linear.out_features = outputs_of(tensor(name, fields.where()), 2, fields.where());
+  if (std::int64_t{linear.in_features} * linear.out_features > kMaxWeights) {
+    throw bad_model(fields.where(), "at most " + std::to_string(kMaxWeights) + " weights",
+                    std::to_string(std::int64_t{linear.in_features} * linear.out_features));
+  }
   linear.weight = weight(name, {linear.out_features, linear.in_features}, fields.where());
   linear.bias = optional_weight(fields.text_or_null("bias"), linear.out_features, fields.where());
   return linear;

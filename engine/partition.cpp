@@ -49,6 +49,15 @@ void check_closed(const Graph& graph, const Segment& segment) {
     }
     known[at(layer.output)] = true;
   }
+  // An earlier segment may have made the logits already, on the way to its own exit.
+  const Exit& exit = graph.exits[at(segment.exit)];
+  if (!known[at(exit.logits)] || exit.logits == segment.input) {
+    throw Error(ErrorKind::kBadModel,
+                "exit " + exit.name + ": wanted logits of its own, found them in the tier before");
+  }
+  if (segment.carry != kNoValue && !known[at(segment.carry)]) {
+    throw Error(ErrorKind::kBadModel, "exit " + exit.name + ": wanted a cut that it can hand on");
+  }
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ bool fold_add(Graph& graph, std::size_t index) {
     Layer* producer = sole_producer(graph, terms[i]);
     if (!producer || producer->inputs.size() != 1) continue;
     const auto* conv = std::get_if<Conv2d>(&producer->op);
-    if (!conv || conv->relu || producer <= best) continue;
+    if (!conv || conv->relu || (best && producer < best)) continue;
     best = producer;
     skip = terms[1 - i];
   }

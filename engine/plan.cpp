@@ -4,7 +4,8 @@
 #include <cassert>
 #include <cmath>
 #include <cstdlib>
-#include <optional>
+#include <limits>
+#include <type_traits>
 
 #include "engine/error.h"
 #include "engine/memory_planner.h"
@@ -338,6 +339,17 @@ void Plan::Impl::run(const Step& step, View input, float* arena,
 }
 
 Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions& options) {
+  // Kernels count the elements of a whole batch in an int.
+  for (int index : segment.layers) {
+    const Layer& layer = graph.layers[at(index)];
+    const std::size_t elements = graph.values[at(layer.output)].elements();
+    if (elements * at(options.max_batch) > at(std::numeric_limits<int>::max())) {
+      throw Error(ErrorKind::kUsage,
+                  "layer " + layer.name + ": wanted a batch of at most " +
+                      std::to_string(at(std::numeric_limits<int>::max()) / elements) + ", found " +
+                      std::to_string(options.max_batch));
+    }
+  }
   auto impl = std::make_unique<Impl>();
   impl->kernels = options.kernels ? options.kernels : &best_kernels();
   impl->algorithm = options.convolution;

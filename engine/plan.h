@@ -17,7 +17,7 @@ struct KernelTable;
 class ThreadPool;
 
 struct PlanOptions {
-  const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU, or OFFRAMP_ISA
+  const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU
   ConvAlgorithm convolution = ConvAlgorithm::kAuto;
   int max_batch = 1;
   int threads = 1;  ///< that share the work of a run; at least 1

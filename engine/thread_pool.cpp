@@ -31,12 +31,19 @@ T await_change(const std::atomic<T>& value, T old) {
 
 ThreadPool::ThreadPool(int threads) {
   assert(threads >= 1);
-  for (int part = 1; part < threads; ++part) {
-    workers_.emplace_back([this, part] { work(part); });
+  try {
+    for (int part = 1; part < threads; ++part) {
+      workers_.emplace_back([this, part] { work(part); });
+    }
+  } catch (...) {
+    end();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { end(); }
+
+void ThreadPool::end() noexcept {
   publish({});
   for (std::thread& worker : workers_) worker.join();
 }

@@ -41,6 +41,7 @@ class ThreadPool {
   void run(const Job& job) noexcept;
   void publish(const Job& job) noexcept;
   void work(int part) noexcept;
+  void end() noexcept;
 
   std::vector<std::thread> workers_;
   Job job_;

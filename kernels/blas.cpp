@@ -7,7 +7,8 @@
 namespace offramp::blas {
 namespace {
 
-// The threads belong to the engine and the node; OpenBLAS starts none of its own.
+// The threads belong to the engine and the node. OpenBLAS may have started some of its own when it
+// was loaded; they stay asleep.
 void use_one_thread() {
   static const bool done = [] {
     openblas_set_num_threads(1);

@@ -93,9 +93,9 @@ void Service::handle(const Peer& peer, const Hello& hello, Clock::time_point now
 }
 
 // With very many knocks waiting there is no answer: a node whose workers are stuck is silent.
-void Service::knock(const Peer& peer, std::variant<Hello, Ping> message, Clock::time_point now) {
-  static_cast<void>(
-      workers_.push(Knock{.peer = peer, .message = std::move(message), .arrived = now}));
+void Service::knock(const Peer& peer, const std::variant<Hello, Ping>& message,
+                    Clock::time_point now) {
+  static_cast<void>(workers_.push(Knock{.peer = peer, .message = message, .arrived = now}));
 }
 
 void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point now) {

@@ -59,7 +59,7 @@ class Service {
   void handle(const Peer& peer, const Hello& hello, Clock::time_point now);
   void handle(const Peer& peer, const Handoff& handoff, Clock::time_point now);
   void handle(const Peer& peer, Malformed reason);
-  void knock(const Peer& peer, std::variant<Hello, Ping> message, Clock::time_point now);
+  void knock(const Peer& peer, const std::variant<Hello, Ping>& message, Clock::time_point now);
   void finish(Knock knock, Clock::time_point now);
   void finish(Done done, Clock::time_point now);
 

@@ -31,7 +31,7 @@ LIBRARIES = [
     (r"cblas.*\.h|openblas.*", {"kernels"}),
     (r"(stb/)?stb_.*\.h", {"engine"}),
     (r"nlohmann/", {"engine", "tools"}),
-    (r"sodium(\.h|/)", {"engine", "net"}),
+    (r"sodium(\.h|/)", {"engine"}),
     (r"zmq.*\.h", {"net"}),
     (r"xxhash\.h|lz4.*\.h|zstd\.h", {"net"}),
     (r"CLI/", {"tools"}),

@@ -533,7 +533,14 @@ TEST_CASE("deadlines are durations") {
   }
 }
 
-TEST_CASE("Ctrl-C ends with 130") {
+// GCC 12's ThreadSanitizer holds a signal back while read() waits.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kSignalsComeLate = true;
+#else
+constexpr bool kSignalsComeLate = false;
+#endif
+
+TEST_CASE("Ctrl-C ends with 130" * doctest::skip(kSignalsComeLate)) {
   const Bench bench;
   Process waiting(command({"classify", "-m", bench.model, bench.pictures[0], "-"}), {},
                   std::nullopt);

@@ -178,6 +178,23 @@ TEST_CASE("split_at_exits moves the cut behind an exit that sits inside a residu
   CHECK(split_at_exits(b.graph())[0].carry == joined);
 }
 
+TEST_CASE("split_at_exits refuses an exit whose logits the tier before has made") {
+  GraphBuilder b({2, 4, 4}, 1);
+  const ValueId logits = b.linear(b.append(Flatten{}, {b.conv(0, 2, 1)}), 3);
+  const ValueId on = b.linear(b.relu(b.linear(b.append(Flatten{}, {0}), 8)), 3);
+  SUBCASE("the same logits twice") {
+    b.exit(logits);
+    b.exit(logits);
+    b.exit(on);
+  }
+  SUBCASE("logits on the way to an earlier exit's") {
+    b.exit(b.linear(logits, 3));
+    b.exit(logits);
+    b.exit(on);
+  }
+  CHECK_THROWS_WITH_AS(split_at_exits(b.graph()), doctest::Contains("wanted"), Error);
+}
+
 TEST_CASE("split_at_exits refuses exits that one tensor cannot separate") {
   GraphBuilder b({2, 4, 4}, 1);
   const ValueId early = b.conv(0, 2, 1);

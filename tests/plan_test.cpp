@@ -294,6 +294,16 @@ TEST_CASE("the counter of allocations counts") {
   CHECK(test::allocations() == before + 1);
 }
 
+TEST_CASE("compile refuses a batch whose elements no int counts") {
+  GraphBuilder b({3, 48, 40}, 1);
+  b.exit(b.linear(b.append(GlobalAveragePool{}, {b.conv(0, 64, 3, 1, 1)}), 4));
+  PlanOptions options;
+  options.max_batch = 1 << 20;
+  const Segment segment = split_at_exits(b.graph())[0];
+  CHECK_THROWS_WITH_AS(Plan::compile(b.graph(), segment, options),
+                       doctest::Contains("wanted a batch of at most 17476"), Error);
+}
+
 TEST_CASE("make_stages refuses thresholds that make no sense") {
   GraphBuilder b({3, 12, 11}, 3);
   test::build_random_network(b, 3);

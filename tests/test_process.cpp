@@ -43,7 +43,8 @@ std::vector<std::string> merged_environment(const std::map<std::string, std::str
     const std::string text = *variable;
     if (!added.contains(text.substr(0, text.find('=')))) variables.push_back(text);
   }
-  for (const auto& [name, value] : added) variables.push_back(std::string(name).append("=").append(value));
+  for (const auto& [name, value] : added)
+    variables.push_back(std::string(name).append("=").append(value));
   return variables;
 }
 

@@ -31,7 +31,7 @@ check_tidy() {
   configure >/dev/null
   for file in ${FILES:-$(sources '*.cpp')}; do
     if grep -q "/$file\"" build/release/compile_commands.json; then echo "$file"; fi
-  done | xargs -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet --warnings-as-errors='*' \
+  done | xargs -r -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet --warnings-as-errors='*' \
       2> >(grep -vE 'warnings? generated' >&2)
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// How far above the program the source tree may begin: build/<preset>/tools/offramp.
+// How far above the program the source tree may begin: build/<preset>/offramp.
 constexpr int kLevelsUp = 4;
 
 const std::string kScheme = "tcp://";
