@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <limits>
+#include <string>
+
+#include "engine/error.h"
 
 namespace offramp {
 namespace {
@@ -43,9 +47,18 @@ std::span<const float> keep(FusedGraph& fused, const std::vector<float>& values)
   return {fused.storage.back().data(), values.size()};
 }
 
+// A variance near zero may take a finite weight out of the range of float.
+float narrowed(double value, const std::string& layer) {
+  if (std::abs(value) <= std::numeric_limits<float>::max()) return static_cast<float>(value);
+  throw Error(ErrorKind::kBadModel,
+              "layer " + layer +
+                  ": wanted finite weights once its batch norm is folded in, found " +
+                  std::to_string(value));
+}
+
 // weight[row, :] <- weight[row, :] * scale[row]; bias <- bias * scale + shift
 template <class Rows>
-void scale_rows(FusedGraph& fused, const BatchNorm& norm, Rows& op) {
+void scale_rows(FusedGraph& fused, const std::string& layer, const BatchNorm& norm, Rows& op) {
   const std::size_t rows = norm.mean.size();
   const std::size_t columns = op.weight.size() / rows;
   std::vector<float> weight(op.weight.begin(), op.weight.end());
@@ -56,10 +69,10 @@ void scale_rows(FusedGraph& fused, const BatchNorm& norm, Rows& op) {
     const double shift = norm.bias.empty() ? 0.0 : norm.bias[r];
     for (std::size_t c = 0; c < columns; ++c) {
       float& w = weight[r * columns + c];
-      w = static_cast<float>(w * scale);
+      w = narrowed(w * scale, layer);
     }
-    bias[r] =
-        static_cast<float>(((op.bias.empty() ? 0.0 : op.bias[r]) - norm.mean[r]) * scale + shift);
+    const double bias_before = op.bias.empty() ? 0.0 : op.bias[r];
+    bias[r] = narrowed((bias_before - norm.mean[r]) * scale + shift, layer);
   }
   op.weight = keep(fused, weight);
   op.bias = keep(fused, bias);
@@ -77,9 +90,9 @@ bool fold_batch_norm(FusedGraph& fused, std::size_t index) {
   Layer* producer = norm ? sole_producer(fused.graph, layer.inputs[0]) : nullptr;
   if (!producer || producer->inputs.size() != 1) return false;
   if (auto* conv = std::get_if<Conv2d>(&producer->op); conv && !conv->relu) {
-    scale_rows(fused, *norm, *conv);
+    scale_rows(fused, producer->name, *norm, *conv);
   } else if (auto* linear = std::get_if<Linear>(&producer->op); linear && !linear->relu) {
-    scale_rows(fused, *norm, *linear);
+    scale_rows(fused, producer->name, *norm, *linear);
   } else {
     return false;
   }

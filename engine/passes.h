@@ -17,7 +17,8 @@ struct FusedGraph {
 /// Batch norms that follow a convolution or a linear layer go into its weights; a sum goes into the
 /// convolution that makes one of its terms (Conv2d with a second input, the skip); a ReLU goes into
 /// the convolution, linear layer or sum before it; layers that no exit needs are dropped. Values
-/// that exits or several layers read stay as they are.
+/// that exits or several layers read stay as they are. Throws Error{kBadModel} where a folded
+/// weight is no longer finite.
 FusedGraph fuse(const Graph& graph);
 
 }  // namespace offramp

@@ -133,6 +133,18 @@ TEST_CASE("fuse keeps a value that two layers read") {
   CHECK(fused.graph.layers.size() == b.graph().layers.size());
 }
 
+TEST_CASE("fuse refuses a batch norm that makes weights infinite") {
+  GraphBuilder b({2, 4, 4}, 1);
+  b.exit(b.linear(b.append(Flatten{}, {b.batch_norm(b.conv(0, 2, 1))}), 3));
+  Graph graph = b.graph();
+  const std::vector<float> huge{1e30f, 1e30f}, tiny{1e-38f, 1e-38f};
+  BatchNorm& norm = std::get<BatchNorm>(graph.layers[1].op);
+  norm.weight = huge;
+  norm.variance = tiny;
+  norm.epsilon = 0.0f;
+  CHECK_THROWS_WITH_AS(fuse(graph), doctest::Contains("layer conv2d0: wanted finite"), Error);
+}
+
 TEST_CASE("fuse drops what no exit needs") {
   GraphBuilder b({2, 4, 4}, 1);
   b.conv(0, 7, 3);
