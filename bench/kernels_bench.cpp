@@ -88,11 +88,11 @@ void measure(benchmark::State& state, const Problem& problem, std::vector<float>
 void conv_table(benchmark::State& state, const Problem& problem, const KernelTable& table) {
   const ConvShape& s = problem.shape;
   std::vector<float> packed(packed_conv_floats(s, table.tile_columns));
-  std::vector<float> scratch(conv_scratch_floats(s, table.tile_rows));
+  std::vector<float> scratch(conv_scratch_floats(s));
   std::vector<float> y(problem.wanted.size());
   pack_conv(s, table.tile_columns, problem.weight.data(), packed.data());
   measure(state, problem, y, [&] {
-    table.conv2d(s, problem.x.data(), packed.data(), {problem.bias.data(), nullptr, true},
+    table.conv2d(s, 1, problem.x.data(), packed.data(), {problem.bias.data(), nullptr, true},
                  scratch.data(), {}, y.data());
   });
 }

@@ -1,6 +1,7 @@
 // How convolutions are computed, and which way is expected to be the fastest for a layer.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "kernels/shapes.h"
@@ -15,22 +16,34 @@ enum class ConvAlgorithm {
   kDirect,     ///< indirect matrix product
   kWinograd2,  ///< F(2x2, 3x3), for 3x3 kernels with stride 1
   kWinograd4,  ///< F(4x4, 3x3)
+  kWinograd6,  ///< F(6x6, 3x3)
   kIm2col,     ///< im2col + OpenBLAS, also for linear layers
 };
 
-/// "auto", "direct", "winograd2", "winograd4", "im2col"; throws Error{kUsage} for anything else.
+/// "auto", "direct", "winograd2", "winograd4", "winograd6", "im2col"; throws Error{kUsage} for
+/// anything else.
 ConvAlgorithm parse_conv_algorithm(const std::string& name);
 const char* to_string(ConvAlgorithm algorithm);
 
 /// What a layer is computed with.
-enum class ConvPath { kDirect, kWinograd2, kWinograd4, kDepthwise, kIm2col };
+enum class ConvPath { kDirect, kWinograd2, kWinograd4, kWinograd6, kDepthwise, kIm2col };
 const char* to_string(ConvPath path);
 
-ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape,
+/// 2, 4 or 6 for Winograd's paths, otherwise 0.
+int winograd_tile(ConvPath path);
+
+/// Its inverse; nothing for an unknown name.
+std::optional<ConvPath> parse_conv_path(const std::string& name);
+
+/// Whether `path` can do a convolution of this shape.
+bool can_compute(ConvPath path, const ConvShape& shape);
+
+/// What a user's wish comes to for a layer that computes `samples` samples at a time.
+ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape, int samples,
                           const KernelTable& kernels);
 
-/// Expected time of one sample, in multiply-accumulates of a convolution that runs at full speed.
-/// `path` must be kDirect or one of Winograd's.
-double conv_cost(ConvPath path, const ConvShape& shape, const KernelTable& kernels);
+/// Expected time of `samples` samples, in multiply-accumulates of a convolution that runs at full
+/// speed. `path` must be kDirect or one of Winograd's that can.
+double conv_cost(ConvPath path, const ConvShape& shape, int samples, const KernelTable& kernels);
 
 }  // namespace offramp

@@ -113,6 +113,8 @@ Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
+std::string full_id(const ModelId& id) { return hexadecimal(id); }
+
 std::string short_id(const ModelId& id) { return hexadecimal(std::span(id).first(8)); }
 
 Model parse_model(std::span<const std::uint8_t> file, const std::string& origin) {

@@ -31,6 +31,8 @@ using ModelId = std::array<std::uint8_t, 32>;
 
 /// The first 8 bytes in hexadecimal, for people.
 std::string short_id(const ModelId& id);
+/// All of it.
+std::string full_id(const ModelId& id);
 
 class MappedFile;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,9 +17,13 @@ namespace offramp {
 struct KernelTable;
 class ThreadPool;
 
+/// Which path computes a convolution, by the layer's name.
+using ConvPaths = std::map<std::string, ConvPath>;
+
 struct PlanOptions {
   const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU
   ConvAlgorithm convolution = ConvAlgorithm::kAuto;
+  ConvPaths paths = {};  ///< where there is one for a layer, and it can do it, before `convolution`
   int max_batch = 1;
   int threads = 1;  ///< that share the work of a run; at least 1
 };
@@ -36,6 +41,33 @@ class Workspace {
 
  private:
   Buffer arena_;
+};
+
+/// What a step of a plan is, for listings.
+struct StepInfo {
+  std::string layer;      ///< its module path in PyTorch
+  std::string op;         ///< "conv2d"
+  std::string algorithm;  ///< of a convolution: the name of `path`; otherwise ""
+  ConvPath path = ConvPath::kDirect;
+  Shape in, out;
+  double macs = 0.0;             ///< of one sample, as direct sums
+  std::size_t weight_bytes = 0;  ///< packed
+  std::size_t moved_bytes = 0;   ///< activations that one sample reads and writes
+  int samples = 1;               ///< that go through it together, of a full batch
+};
+
+/// Where the time of some runs went; give each of them the same clock.
+class StepClock {
+ public:
+  StepClock(int steps, int threads);
+  /// Nanoseconds of step `step` in all runs so far. Where threads each run their own samples, the
+  /// mean of their times.
+  double nanoseconds(int step) const;
+  void add(int thread, int step, double nanoseconds);
+
+ private:
+  int steps_;
+  std::vector<double> ns_;  ///< [thread][step]
 };
 
 /// Immutable; any number of threads may run it, each with its own workspace.
@@ -56,7 +88,8 @@ class Plan {
 
   /// Runs 1..max_batch samples. Allocates nothing and throws nothing. With a pool, up to threads()
   /// of its threads share the work: the samples of a batch, or the outputs of a large layer.
-  Outputs run(View input, Workspace& workspace, ThreadPool* pool = nullptr) const noexcept;
+  Outputs run(View input, Workspace& workspace, ThreadPool* pool = nullptr,
+              StepClock* clock = nullptr) const noexcept;
 
   Workspace make_workspace() const;
   Shape input_shape() const;
@@ -66,8 +99,8 @@ class Plan {
   int threads() const;
   const KernelTable& kernels() const;
 
-  /// One line per step, for `inspect` and for debugging: layer, algorithm, arena offset.
-  std::vector<std::string> describe() const;
+  std::vector<StepInfo> steps() const;
+  std::size_t arena_floats() const;  ///< of a workspace
 
  private:
   struct Impl;

@@ -5,8 +5,11 @@
 namespace offramp {
 namespace {
 
-// About 20 microseconds: longer than the gap between two layers, shorter than anyone would notice.
+// Some tens of microseconds: longer than the gap between two layers, shorter than anyone would
+// notice.
 constexpr int kSpins = 4000;
+
+constexpr std::uint64_t kTaskMask = 0xFFFFFFFFu;
 
 void pause() {
 #if defined(__x86_64__)
@@ -17,10 +20,9 @@ void pause() {
 }
 
 // Returns a value other than `old`.
-template <class T>
-T await_change(const std::atomic<T>& value, T old) {
+std::uint32_t await_change(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
   for (int i = 0; i < kSpins; ++i) {
-    if (const T now = value.load(std::memory_order_acquire); now != old) return now;
+    if (const std::uint32_t now = value.load(std::memory_order_acquire); now != old) return now;
     pause();
   }
   value.wait(old, std::memory_order_acquire);
@@ -32,8 +34,8 @@ T await_change(const std::atomic<T>& value, T old) {
 ThreadPool::ThreadPool(int threads) {
   assert(threads >= 1);
   try {
-    for (int part = 1; part < threads; ++part) {
-      workers_.emplace_back([this, part] { work(part); });
+    for (int thread = 1; thread < threads; ++thread) {
+      workers_.emplace_back([this, thread] { work(thread); });
     }
   } catch (...) {
     end();
@@ -44,38 +46,51 @@ ThreadPool::ThreadPool(int threads) {
 ThreadPool::~ThreadPool() { end(); }
 
 void ThreadPool::end() noexcept {
-  publish({});
+  ending_.store(true, std::memory_order_relaxed);
+  jobs_.fetch_add(1, std::memory_order_release);
+  jobs_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::publish(const Job& job) noexcept {
-  job_ = job;
-  unfinished_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
-}
-
-void ThreadPool::run(const Job& job) noexcept {
-  assert(job.parts >= 1 && job.parts <= threads());
-  if (job.parts == 1) {
-    job.call(job.context, 0, 1);
+void ThreadPool::run(Call call, const void* context, int tasks) noexcept {
+  assert(tasks >= 0);
+  if (tasks <= 1 || workers_.empty()) {
+    for (int task = 0; task < tasks; ++task) call(context, task, 0);
     return;
   }
-  publish(job);
-  job.call(job.context, 0, job.parts);
-  for (int left = unfinished_.load(std::memory_order_acquire); left != 0;) {
+  call_.store(call, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
+  const auto count = static_cast<std::uint32_t>(tasks);
+  unfinished_.store(count, std::memory_order_relaxed);
+  const std::uint32_t job = jobs_.load(std::memory_order_relaxed) + 1;
+  claims_.store(static_cast<std::uint64_t>(job) << 32 | count, std::memory_order_release);
+  jobs_.store(job, std::memory_order_release);
+  jobs_.notify_all();
+  take_tasks(0);
+  for (std::uint32_t left = unfinished_.load(std::memory_order_acquire); left != 0;) {
     left = await_change(unfinished_, left);
   }
 }
 
-void ThreadPool::work(int part) noexcept {
-  for (std::uint32_t seen = 0;;) {
-    const std::uint32_t epoch = await_change(epoch_, seen);
-    seen = epoch;
-    const Job job = job_;
-    if (job.parts == 0) return;
-    if (part < job.parts) job.call(job.context, part, job.parts);
+void ThreadPool::take_tasks(int thread) noexcept {
+  std::uint64_t claim = claims_.load(std::memory_order_acquire);
+  while ((claim & kTaskMask) != 0) {
+    const Call call = call_.load(std::memory_order_relaxed);
+    const void* const context = context_.load(std::memory_order_relaxed);
+    if (!claims_.compare_exchange_weak(claim, claim - 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+      continue;
+    }
+    call(context, static_cast<int>((claim & kTaskMask) - 1), thread);
     if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+    claim = claims_.load(std::memory_order_acquire);
+  }
+}
+
+void ThreadPool::work(int thread) noexcept {
+  for (std::uint32_t seen = 0; !ending_.load(std::memory_order_relaxed);) {
+    seen = await_change(jobs_, seen);
+    take_tasks(thread);
   }
 }
 

@@ -1,7 +1,8 @@
 // The kernels of one instruction set, and the choice among them.
 //
 // Every function is pure: const inputs, sizes, output last; no allocation, no exception, no global.
-// Tensors are channels-last, float[height, width, channels], one sample unless a batch is named.
+// Tensors are channels-last, float[height, width, channels]; `samples` of them lie one behind the
+// other, and where no number is named there is one.
 // The slow twins stand in kernels/reference.h. Results do not depend on how samples are batched.
 #pragma once
 
@@ -14,28 +15,26 @@ namespace offramp {
 
 struct KernelTable {
   const char* name;  ///< "scalar", "sse2", "avx2", "avx512", "neon"
-  int tile_rows;     ///< output pixels the convolution computes at once
-  int tile_columns;  ///< output channels the convolution computes at once; the packing's panel
-                     ///< width
+  int lanes;         ///< floats of a vector
+  int tile_columns;  ///< output channels of a register tile; the packing's panel width
 
   /// y[oh, ow, oc] <- relu?(sum_{kh, kw, ic} x[oh*s - p + kh*d, ow*s - p + kw*d, ic] *
   ///                        w[oc, ic, kh, kw] + bias[oc] + skip[oh, ow, oc])
   /// as an indirect matrix product (Dukhan 2019, "The Indirect Convolution Algorithm"): for each
   /// tile of pixels a table of pointers to input pixels replaces im2col's copy. `packed` comes from
   /// pack_conv(); `scratch` has conv_scratch_floats() floats. x must not overlap y; skip may be y.
-  void (*conv2d)(const ConvShape& shape, const float* x, const float* packed,
-                 const Epilogue& epilogue, float* scratch, Part part, float* y);
+  using Conv = void (*)(const ConvShape& shape, int samples, const float* x, const float* packed,
+                        const Epilogue& epilogue, float* scratch, Part part, float* y);
+  Conv conv2d;
 
-  /// The same for 3x3, stride 1, dilation 1 and one group, by Winograd's F(2x2, 3x3) and F(4x4,
-  /// 3x3) with 2.25 and 4 times fewer multiplications and a rounding error that grows with the
-  /// tile; `packed` comes from pack_winograd(), `scratch` has winograd_scratch_floats() floats.
-  void (*winograd2)(const ConvShape& shape, const float* x, const float* packed,
-                    const Epilogue& epilogue, float* scratch, Part part, float* y);
-  void (*winograd4)(const ConvShape& shape, const float* x, const float* packed,
-                    const Epilogue& epilogue, float* scratch, Part part, float* y);
+  /// The same for 3x3, stride 1, dilation 1 and one group, by Winograd's F(2x2, 3x3), F(4x4, 3x3)
+  /// and F(6x6, 3x3) with 2.25, 4 and 5.06 times fewer multiplications and a rounding error that
+  /// grows with the tile; `packed` comes from pack_winograd(), `scratch` has
+  /// winograd_scratch_floats() floats.
+  Conv winograd2, winograd4, winograd6;
 
   /// The same for shape.depthwise(); `packed` comes from pack_depthwise().
-  void (*depthwise_conv2d)(const ConvShape& shape, const float* x, const float* packed,
+  void (*depthwise_conv2d)(const ConvShape& shape, int samples, const float* x, const float* packed,
                            const Epilogue& epilogue, Part part, float* y);
 
   /// y[rows, out] <- relu?(x[rows, in] * w[out, in]^T + bias[out] + skip[rows, out]);
@@ -64,6 +63,10 @@ struct KernelTable {
 
   /// p[i] <- exp(x[i] - max x) / sum_j exp(x[j] - max x); p may be x. NaN or +Inf in x gives NaN.
   void (*softmax)(int count, const float* x, float* p);
+
+  /// Multiplies and adds in registers alone, `rounds` times, as fast as one core can; returns the
+  /// multiply-accumulates that was. Reads and writes 12 vectors at `sums`.
+  double (*saturate)(int rounds, float* sums);
 
   /// -sum_i p[i] ln p[i] in nats, with 0 ln 0 = 0; NaN if any p is NaN.
   float (*entropy)(int count, const float* p);

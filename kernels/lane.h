@@ -24,7 +24,13 @@ struct Lane {
   friend Lane select(bool which, Lane a, Lane b) { return which ? a : b; }
   friend Lane exp(Lane a) { return Lane(__builtin_expf(a.value)); }
   friend Lane log(Lane a) { return Lane(__builtin_logf(a.value)); }
-  friend Lane multiply_add(Lane a, Lane b, Lane c) { return Lane(a.value * b.value + c.value); }
+  friend Lane multiply_add(Lane a, Lane b, Lane c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return Lane(__builtin_fmaf(a.value, b.value, c.value));
+#else
+    return Lane(a.value * b.value + c.value);
+#endif
+  }
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "kernels/packing.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 namespace offramp {
@@ -29,9 +30,29 @@ void pack_panels(int out, int in, int taps, int columns, const float* weight, fl
   }
 }
 
-// Half of a small first-level cache: enough to reuse a panel, little enough to stay there.
+constexpr int kLineFloats = 16;  // of a cache line
+
+int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+int divide_up(int value, int by) { return (value + by - 1) / by; }
+
+// The size of equal blocks of at most `most` that `count` things divide into.
+int even_block(int count, int most) {
+  return count <= most ? std::max(count, 1) : divide_up(count, divide_up(count, most));
+}
+
+// Pixels that share a visit to a panel: enough to read the weights seldom (a byte or so for each
+// multiply-add of a vector), few enough that their inputs stay in a second-level cache. Their
+// pointers fill no more than half of a first-level cache.
+constexpr int kMaxBlockRows = 72;
 constexpr int kMaxPointers = 2048;
-constexpr int kMaxBlockTiles = 8;
+
+// Up to this many input channels the taps of conv2d are rows.
+constexpr int kRowChannels = 32;
+
+int max_block_rows(const ConvShape& shape) {
+  return std::clamp(kMaxPointers / shape.taps(), 1, kMaxBlockRows);
+}
 
 }  // namespace
 
@@ -74,7 +95,7 @@ void pack_linear(int in, int out, int columns, const float* weight, float* packe
 
 namespace {
 
-// The rows of G for F(2, 3) and F(4, 3).
+// The rows of G for F(2, 3), F(4, 3) and F(6, 3).
 constexpr double kG2[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
 constexpr double kG4[6][3] = {{1.0 / 4, 0, 0},
                               {-1.0 / 6, -1.0 / 6, -1.0 / 6},
@@ -82,16 +103,33 @@ constexpr double kG4[6][3] = {{1.0 / 4, 0, 0},
                               {1.0 / 24, 1.0 / 12, 1.0 / 6},
                               {1.0 / 24, -1.0 / 12, 1.0 / 6},
                               {0, 0, 1}};
+constexpr double kG6[8][3] = {{1, 0, 0},
+                              {-2.0 / 9, -2.0 / 9, -2.0 / 9},
+                              {-2.0 / 9, 2.0 / 9, -2.0 / 9},
+                              {1.0 / 90, 1.0 / 45, 2.0 / 45},
+                              {1.0 / 90, -1.0 / 45, 2.0 / 45},
+                              {32.0 / 45, 16.0 / 45, 8.0 / 45},
+                              {32.0 / 45, -16.0 / 45, 8.0 / 45},
+                              {0, 0, 1}};
 
-// Patches whose transforms and products fill about this many floats share a visit to the weights:
-// few enough to stay in a first-level cache and a half when the weights are small; more, up to half
-// of a second-level cache, when reading the weights again costs more than that.
-constexpr std::size_t kSmallBlockFloats = 24 * 1024;
-constexpr std::size_t kLargeBlockFloats = 256 * 1024;
-// Whole tiles of every instruction set's height come near a multiple of this.
-constexpr int kPatchMultiple = 12;
+int knob(const char* name, int fallback) {
+  const char* v = std::getenv(name);
+  return v ? std::atoi(v) : fallback;
+}
 
-int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+// Patches whose transforms and products go through the caches together. Small weights stay in a
+// second-level cache, so the patches may be as few as a first-level cache holds; large ones are
+// read again for every block, and the patches' own values should be as many.
+int max_block_patches(const ConvShape& shape, int tile, int columns) {
+  const std::size_t points = static_cast<std::size_t>((tile + 2) * (tile + 2));
+  const std::size_t patch =
+      points * static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
+  const std::size_t weights = packed_winograd_floats(shape, tile, columns);
+  static const std::size_t small = knob("KSMALL", 24) * 1024, mul = knob("KMUL", 100),
+                           least = knob("KMIN", 12), most = knob("KMAX", 72);
+  const std::size_t floats = std::max(weights * mul / 100, small);
+  return static_cast<int>(std::clamp<std::size_t>(floats / patch, least, most));
+}
 
 }  // namespace
 
@@ -102,7 +140,7 @@ std::size_t packed_winograd_floats(const ConvShape& shape, int tile, int columns
 
 void pack_winograd(const ConvShape& shape, int tile, int columns, const float* weight,
                    float* packed) {
-  const double(*g)[3] = tile == 2 ? kG2 : kG4;
+  const double(*g)[3] = tile == 2 ? kG2 : tile == 4 ? kG4 : kG6;
   const int n = tile + 2;
   const std::size_t pairs =
       static_cast<std::size_t>(shape.in_channels) * static_cast<std::size_t>(shape.out_channels);
@@ -124,34 +162,43 @@ void pack_winograd(const ConvShape& shape, int tile, int columns, const float* w
   }
 }
 
-int winograd_block_patches(const ConvShape& shape, int tile, int columns) {
-  const int points = (tile + 2) * (tile + 2);
+int winograd_block_patches(const ConvShape& shape, int tile, int columns, int patches) {
+  return even_block(patches, max_block_patches(shape, tile, columns));
+}
+
+// An odd number of cache lines: the values of all points of a patch are written together, and at a
+// power of two they would share one set of the first-level cache.
+std::ptrdiff_t winograd_pitch(int patches, int channels) {
+  return static_cast<std::ptrdiff_t>(divide_up(patches * channels, kLineFloats) | 1) * kLineFloats;
+}
+
+std::size_t winograd_scratch_floats(const ConvShape& shape, int samples, int tile, int columns) {
   const int patches =
-      ((shape.out_height + tile - 1) / tile) * ((shape.out_width + tile - 1) / tile);
-  const std::size_t patch =
-      static_cast<std::size_t>(points) *
-      static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
-  const std::size_t floats = std::clamp(packed_winograd_floats(shape, tile, columns),
-                                        kSmallBlockFloats, kLargeBlockFloats);
-  const int fit = static_cast<int>(floats / patch) / kPatchMultiple * kPatchMultiple;
-  return std::min(std::max(fit, kPatchMultiple), patches);
+      samples * divide_up(shape.out_height, tile) * divide_up(shape.out_width, tile);
+  const int block = std::min(patches, max_block_patches(shape, tile, columns));
+  const std::ptrdiff_t points = static_cast<std::ptrdiff_t>((tile + 2) * (tile + 2));
+  const std::ptrdiff_t point = winograd_pitch(block, shape.in_channels) +
+                               winograd_pitch(block, round_up(shape.out_channels, columns));
+  return static_cast<std::size_t>(round_up(shape.in_channels, kLineFloats) + points * point);
 }
 
-std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int columns) {
-  const int block = winograd_block_patches(shape, tile, columns);
-  return static_cast<std::size_t>(round_up(shape.in_channels, 16)) +
-         static_cast<std::size_t>((tile + 2) * (tile + 2)) * static_cast<std::size_t>(block) *
-             static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
+int conv_block_rows(const ConvShape& shape, int rows) {
+  return even_block(rows, max_block_rows(shape));
 }
 
-int conv_block_tiles(int taps, int tile_rows) {
-  return std::clamp(kMaxPointers / (taps * tile_rows), 1, kMaxBlockTiles);
+bool conv_reads_rows(const ConvShape& shape) {
+  return shape.in_channels <= kRowChannels && shape.groups == 1 && shape.kernel_width > 1 &&
+         shape.dilation_width == 1;
 }
 
-std::size_t conv_scratch_floats(const ConvShape& shape, int tile_rows) {
-  const int pointers = std::max(kMaxPointers, shape.taps() * tile_rows);
-  return static_cast<std::size_t>(round_up(shape.in_channels, 16)) +
-         static_cast<std::size_t>(pointers) * sizeof(const float*) / sizeof(float);
+std::size_t conv_scratch_floats(const ConvShape& shape) {
+  constexpr int kPointerFloats = sizeof(const float*) / sizeof(float);
+  const bool rows = conv_reads_rows(shape);
+  const int block = max_block_rows(shape);
+  const int reach = (rows ? shape.kernel_width : 1) * shape.in_channels;
+  const int pointers = (rows ? shape.kernel_height : shape.taps()) * block * kPointerFloats;
+  const int edges = rows ? shape.kernel_height * block * reach : 0;
+  return static_cast<std::size_t>(round_up(reach, kLineFloats) + pointers + edges);
 }
 
 }  // namespace offramp

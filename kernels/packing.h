@@ -24,20 +24,27 @@ std::size_t packed_linear_floats(int in, int out, int columns);
 void pack_linear(int in, int out, int columns, const float* weight, float* packed);
 
 /// packed[n*n points][panel][in][columns] <- G w G^T with n = tile + 2, for a 3x3 convolution of
-/// one group; `tile` is 2 or 4 (kernels/winograd_bodies.h).
+/// one group; `tile` is 2, 4 or 6 (kernels/winograd_bodies.h).
 std::size_t packed_winograd_floats(const ConvShape& shape, int tile, int columns);
 void pack_winograd(const ConvShape& shape, int tile, int columns, const float* weight,
                    float* packed);
 
-/// Working memory of KernelTable::winograd2 and winograd4, and how many patches go through it at
-/// once.
-std::size_t winograd_scratch_floats(const ConvShape& shape, int tile, int columns);
-int winograd_block_patches(const ConvShape& shape, int tile, int columns);
+/// Working memory of KernelTable::winograd2, 4 and 6 for up to `samples` samples.
+std::size_t winograd_scratch_floats(const ConvShape& shape, int samples, int tile, int columns);
+
+/// How many of `patches` patches go through that memory at once, and the floats there from point to
+/// point for that many patches of `channels` channels.
+int winograd_block_patches(const ConvShape& shape, int tile, int columns, int patches);
+std::ptrdiff_t winograd_pitch(int patches, int channels);
 
 /// Working memory of KernelTable::conv2d.
-std::size_t conv_scratch_floats(const ConvShape& shape, int tile_rows);
+std::size_t conv_scratch_floats(const ConvShape& shape);
 
-/// Pointers in that memory: how many tiles of pixels share one visit to a panel of weights.
-int conv_block_tiles(int taps, int tile_rows);
+/// How many of `rows` output pixels share a visit to the weights.
+int conv_block_rows(const ConvShape& shape, int rows);
+
+/// Whether a tap of conv2d is a row of the kernel and not a pixel: pays where few input channels
+/// would make pixels short.
+bool conv_reads_rows(const ConvShape& shape);
 
 }  // namespace offramp

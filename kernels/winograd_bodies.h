@@ -1,4 +1,5 @@
-// Winograd convolution for 3x3 kernels with stride 1, for any vector type; see kernels/bodies.h.
+// Winograd convolution for 3x3 kernels with stride 1, for any vector type; see
+// kernels/body_basics.h.
 //
 // F(m x m, 3x3) of Lavin and Gray 2015, "Fast Algorithms for Convolutional Neural Networks":
 //   y = A^T [ (G g G^T) * (B^T d B) ] A
@@ -6,7 +7,7 @@
 // summed over input channels, is n*n independent matrix products of [patches, in] by [in, out].
 #pragma once
 
-#include "kernels/bodies.h"
+#include "kernels/product_bodies.h"
 
 namespace {
 
@@ -56,122 +57,221 @@ struct Winograd4 {
   }
 };
 
-/// `K` is the Kernels whose matrix product it uses.
-template <class V, class K, template <class> class Transform>
+/// One-dimensional transforms of F(6, 3), points 0, 1, -1, 2, -2, 1/2, -1/2, infinity.
+template <class V>
+struct Winograd6 {
+  static constexpr int kOut = 6;
+  static constexpr int kIn = 8;
+
+  static inline void input(const V (&d)[kIn], V (&t)[kIn]) {
+    t[0] = multiply_add(V(5.25f), d[4] - d[2], d[0] - d[6]);
+    t[7] = multiply_add(V(5.25f), d[3] - d[5], d[7] - d[1]);
+    const V even = multiply_add(V(-4.25f), d[4], d[2] + d[6]);
+    const V odd = multiply_add(V(-4.25f), d[3], d[1] + d[5]);
+    t[1] = even + odd;
+    t[2] = even - odd;
+    const V even2 = multiply_add(V(0.25f), d[2], multiply_add(V(-1.25f), d[4], d[6]));
+    const V odd2 = multiply_add(V(0.5f), d[1], multiply_add(V(-2.5f), d[3], d[5] + d[5]));
+    t[3] = even2 + odd2;
+    t[4] = even2 - odd2;
+    const V even3 = multiply_add(V(4.0f), multiply_add(V(-1.25f), d[4], d[2]), d[6]);
+    const V odd3 = multiply_add(V(0.5f), d[5], multiply_add(V(-2.5f), d[3], d[1] + d[1]));
+    t[5] = even3 + odd3;
+    t[6] = even3 - odd3;
+  }
+  static inline void output(const V (&t)[kIn], V (&y)[kOut]) {
+    const V even = t[1] + t[2], odd = t[1] - t[2];
+    const V even2 = t[3] + t[4], odd2 = t[3] - t[4];
+    const V even3 = t[5] + t[6], odd3 = t[5] - t[6];
+    y[0] = (t[0] + even) + (even2 + even3);
+    y[1] = multiply_add(V(0.5f), odd3, multiply_add(V(2.0f), odd2, odd));
+    y[2] = multiply_add(V(0.25f), even3, multiply_add(V(4.0f), even2, even));
+    y[3] = multiply_add(V(0.125f), odd3, multiply_add(V(8.0f), odd2, odd));
+    y[4] = multiply_add(V(0.0625f), even3, multiply_add(V(16.0f), even2, even));
+    y[5] = multiply_add(V(0.03125f), odd3, multiply_add(V(32.0f), odd2, odd + t[7]));
+  }
+};
+
+/// `P` is the Products that it uses.
+template <class V, class P, template <class> class Transform>
 struct Winograd {
-  static constexpr int kColumns = K::kColumns;
+  static constexpr int kColumns = P::kColumns;
   static constexpr int kOut = Transform<V>::kOut;
   static constexpr int kIn = Transform<V>::kIn;
   static constexpr int kPoints = kIn * kIn;
 
-  static void conv2d(const ConvShape& s, const float* x, const float* packed, const Epilogue& e,
-                     float* scratch, Part part, float* y) {
+  static void conv2d(const ConvShape& s, int samples, const float* x, const float* packed,
+                     const Epilogue& e, float* scratch, Part part, float* y) {
     const int across = round_up_division(s.out_width, kOut);
-    const int patches = round_up_division(s.out_height, kOut) * across;
-    const int block = offramp::winograd_block_patches(s, kOut, kColumns);
-    const int out_pitch = round_up_division(s.out_channels, kColumns) * kColumns;
+    const int down = round_up_division(s.out_height, kOut);
+    const int all_panels = round_up_division(s.out_channels, kColumns);
+    const std::ptrdiff_t point_floats = offset(s.in_channels, all_panels * kColumns);
+    const Shares shares =
+        share_product(part, samples * down * across, kPoints * s.in_channels, all_panels,
+                      static_cast<double>(kPoints) * s.in_channels * kColumns);
+    const int columns = (shares.panels.end - shares.panels.begin) * kColumns;
+    const int most =
+        offramp::winograd_block_patches(s, kOut, kColumns, shares.rows.end - shares.rows.begin);
+    const Layout in{s.in_channels, offramp::winograd_pitch(most, s.in_channels)};
+    const Layout out{columns, offramp::winograd_pitch(most, columns)};
     float* zeros = scratch;
-    float* transformed = zeros + round_up_division(s.in_channels, 16) * 16;
-    float* products = transformed + offset(kPoints * block, s.in_channels);
+    float* transformed = zeros + round_up(s.in_channels, 16);
+    float* products = transformed + kPoints * in.pitch;
     std::memset(zeros, 0, static_cast<std::size_t>(s.in_channels) * sizeof(float));
+    const bool fetch = kPoints * point_floats > kFarWeights;
 
-    const int end = end_of(part, patches);
-    for (int first = begin_of(part, patches); first < end; first += block) {
-      const int count = smaller(block, end - first);
-      for (int p = 0; p < count; ++p) {
-        const int top = (first + p) / across * kOut, left = (first + p) % across * kOut;
-        transform_input(s, top, left, x, zeros, offset(block, s.in_channels),
-                        transformed + offset(p, s.in_channels));
-      }
+    for (int first = shares.rows.begin; first < shares.rows.end; first += most) {
+      const int count = smaller(most, shares.rows.end - first);
+      for_each_strip(first, count, down, across, [&](const Strip& strip, int patch) {
+        const float* sample = x + offset(strip.sample * s.in_height, s.in_width) * s.in_channels;
+        transform_input(s, strip, sample, zeros, in.pitch, transformed + offset(patch, in.row));
+      });
       // products[point][patch][out] <- transformed[point][patch][in] * packed[point][in][out]
       for (int point = 0; point < kPoints; ++point) {
-        K::matrix_product(count, s.in_channels, out_pitch,
-                          transformed + offset(point * block, s.in_channels), s.in_channels,
-                          packed + offset(point * s.in_channels, out_pitch), out_pitch,
-                          products + offset(point * block, out_pitch));
+        P::multiply(count, s.in_channels, shares.panels, transformed + point * in.pitch, in.row,
+                    packed + point * point_floats, fetch, out.row, products + point * out.pitch);
       }
-      for (int p = 0; p < count; ++p) {
-        const int top = (first + p) / across * kOut, left = (first + p) % across * kOut;
-        transform_output(s, top, left, offset(block, out_pitch), products + offset(p, out_pitch), e,
-                         y);
-      }
+      const int channel = shares.panels.begin * kColumns;
+      const int channels = smaller(columns, s.out_channels - channel);
+      for_each_strip(first, count, down, across, [&](const Strip& strip, int patch) {
+        const std::ptrdiff_t at =
+            offset(strip.sample * s.out_height, s.out_width) * s.out_channels + channel;
+        transform_output(s, strip, channels, out, products + offset(patch, out.row),
+                         shifted(e, channel, at), y + at);
+      });
     }
   }
 
  private:
-  /// out[point][in] <- B^T d B for the patch whose outputs begin at (top, left); `pitch` floats
-  /// between points.
-  static void transform_input(const ConvShape& s, int top, int left, const float* x,
-                              const float* zeros, std::ptrdiff_t pitch, float* out) {
-    const float* pixels[kIn][kIn];
-    for (int i = 0; i < kIn; ++i) {
-      const int iy = top - s.pad_height + i;
-      const bool inside_y = iy >= 0 && iy < s.in_height;
-      for (int j = 0; j < kIn; ++j) {
-        const int ix = left - s.pad_width + j;
-        const bool inside = inside_y && ix >= 0 && ix < s.in_width;
-        pixels[i][j] = inside ? x + (offset(iy, s.in_width) + ix) * s.in_channels : zeros;
-      }
+  /// Floats from patch to patch and from point to point.
+  struct Layout {
+    int row;
+    std::ptrdiff_t pitch;
+  };
+
+  /// Neighbouring patches of a row of patches; the outputs of the first begin at (top, left).
+  struct Strip {
+    int sample, top, left, patches;
+  };
+  /// Floats of weights that do not stay in a second-level cache until the next run.
+  static constexpr std::ptrdiff_t kFarWeights = 64 * 1024;
+  /// As many as keep their half-transformed columns in a first-level cache.
+  static constexpr int kMaxStrip = 8;
+
+  /// Calls f(strip, its first patch within the block) for the patches [first, first + count).
+  template <class F>
+  static void for_each_strip(int first, int count, int down, int across, F f) {
+    for (int done = 0; done < count;) {
+      const int row = (first + done) / across, column = (first + done) % across;
+      const int patches = smaller(smaller(kMaxStrip, across - column), count - done);
+      f(Strip{row / down, row % down * kOut, column * kOut, patches}, done);
+      done += patches;
     }
-    for_each_vector<V>(s.in_channels, [&](auto kind, int c) {
-      using W = decltype(kind);
-      W half[kIn][kIn];
+  }
+
+  /// out[point][patch][in] <- B^T d B. The vertical transform of a column serves both patches that
+  /// it belongs to.
+  static void transform_input(const ConvShape& s, const Strip& strip, const float* x,
+                              const float* zeros, std::ptrdiff_t pitch, float* out) {
+    const int columns = kOut * strip.patches + kIn - kOut;
+    const int left = strip.left - s.pad_width;
+    const int begin = smaller(larger(-left, 0), columns);
+    const int end = larger(smaller(s.in_width - left, columns), begin);
+    const float* rows[kIn];
+    std::ptrdiff_t steps[kIn];  // from column to column: none where the row lies in the padding
+    for (int i = 0; i < kIn; ++i) {
+      const int iy = strip.top - s.pad_height + i;
+      const bool inside = iy >= 0 && iy < s.in_height;
+      rows[i] = inside ? x + (offset(iy, s.in_width) + left) * s.in_channels : zeros;
+      steps[i] = inside ? s.in_channels : 0;
+    }
+    for_each_vector<V>(
+        s.in_channels, [&](auto kind, int c) __attribute__((always_inline)) {
+          using W = decltype(kind);
+          constexpr int kColumn = kIn * kLanes<W>;
+          float half[(kOut * kMaxStrip + kIn - kOut) * kColumn];
+          std::memset(half, 0, static_cast<std::size_t>(begin * kColumn) * sizeof(float));
+          std::memset(half + end * kColumn, 0,
+                      static_cast<std::size_t>((columns - end) * kColumn) * sizeof(float));
+          for (int j = begin; j < end; ++j) {
+            W d[kIn], t[kIn];
 #pragma GCC unroll 8
-      for (int j = 0; j < kIn; ++j) {
-        W d[kIn], t[kIn];
+            for (int i = 0; i < kIn; ++i) d[i] = W::load_unaligned(rows[i] + j * steps[i] + c);
+            Transform<W>::input(d, t);
 #pragma GCC unroll 8
-        for (int i = 0; i < kIn; ++i) d[i] = W::load_unaligned(pixels[i][j] + c);
-        Transform<W>::input(d, t);
+            for (int i = 0; i < kIn; ++i) t[i].store_unaligned(half + j * kColumn + i * kLanes<W>);
+          }
+          for (int p = 0; p < strip.patches; ++p) {
+            float* to = out + offset(p, s.in_channels) + c;
+            const float* from = half + p * kOut * kColumn;
+            for (int i = 0; i < kIn; ++i, from += kLanes<W>) {
+              W d[kIn], t[kIn];
 #pragma GCC unroll 8
-        for (int i = 0; i < kIn; ++i) half[i][j] = t[i];
-      }
+              for (int j = 0; j < kIn; ++j) d[j] = W::load_unaligned(from + j * kColumn);
+              Transform<W>::input(d, t);
 #pragma GCC unroll 8
-      for (int i = 0; i < kIn; ++i) {
-        W t[kIn];
-        Transform<W>::input(half[i], t);
-#pragma GCC unroll 8
-        for (int j = 0; j < kIn; ++j) t[j].store_unaligned(out + (i * kIn + j) * pitch + c);
-      }
-    });
+              for (int j = 0; j < kIn; ++j, to += pitch) t[j].store_unaligned(to);
+            }
+          }
+        });
   }
 
   /// y[top.., left.., out] <- epilogue(A^T m A), clipped to the output.
-  static void transform_output(const ConvShape& s, int top, int left, std::ptrdiff_t pitch,
-                               const float* products, const Epilogue& e, float* y) {
-    const int rows = smaller(kOut, s.out_height - top);
-    const int columns = smaller(kOut, s.out_width - left);
-    const std::ptrdiff_t origin = (offset(top, s.out_width) + left) * s.out_channels;
-    for_each_vector<V>(s.out_channels, [&](auto kind, int c) {
-      using W = decltype(kind);
-      W half[kOut][kIn];
-#pragma GCC unroll 8
-      for (int j = 0; j < kIn; ++j) {
-        W t[kIn], v[kOut];
-#pragma GCC unroll 8
-        for (int i = 0; i < kIn; ++i)
-          t[i] = W::load_unaligned(products + (i * kIn + j) * pitch + c);
-        Transform<W>::output(t, v);
-#pragma GCC unroll 8
-        for (int i = 0; i < kOut; ++i) half[i][j] = v[i];
+  static void transform_output(const ConvShape& s, const Strip& strip, int channels,
+                               const Layout& layout, const float* products, const Epilogue& e,
+                               float* y) {
+    const int rows = smaller(kOut, s.out_height - strip.top);
+    for (int p = 0; p < strip.patches; ++p, products += layout.row) {
+      const int left = strip.left + p * kOut;
+      const int columns = smaller(kOut, s.out_width - left);
+      const std::ptrdiff_t at = (offset(strip.top, s.out_width) + left) * s.out_channels;
+      const Epilogue here = shifted(e, 0, at);
+      if (rows == kOut && columns == kOut) {
+        output_patch<true>(s, kOut, kOut, channels, layout.pitch, products, here, y + at);
+      } else {
+        output_patch<false>(s, rows, columns, channels, layout.pitch, products, here, y + at);
       }
-      const W bias = e.bias ? W::load_unaligned(e.bias + c) : W(0.0f);
+    }
+  }
+
+  template <bool kWhole>
+  static inline void output_patch(const ConvShape& s, int rows, int columns, int channels,
+                                  std::ptrdiff_t pitch, const float* products, const Epilogue& e,
+                                  float* y) {
+    const std::ptrdiff_t row_floats = offset(s.out_width, s.out_channels);
+    for_each_vector<V>(
+        channels, [&](auto kind, int c) __attribute__((always_inline)) {
+          using W = decltype(kind);
+          float half[kOut * kIn * kLanes<W>];
+          const float* from = products + c;
 #pragma GCC unroll 8
-      for (int i = 0; i < kOut; ++i) {
-        if (i == rows) break;
-        W v[kOut];
-        Transform<W>::output(half[i], v);
-        const std::ptrdiff_t at = origin + offset(i, s.out_width) * s.out_channels + c;
+          for (int j = 0; j < kIn; ++j, from += pitch) {
+            W t[kIn], v[kOut];
 #pragma GCC unroll 8
-        for (int j = 0; j < kOut; ++j) {
-          if (j == columns) break;
-          W value = v[j] + bias;
-          const std::ptrdiff_t pixel = at + offset(j, s.out_channels);
-          if (e.skip) value = value + W::load_unaligned(e.skip + pixel);
-          if (e.relu) value = rectify(value);
-          value.store_unaligned(y + pixel);
-        }
-      }
-    });
+            for (int i = 0; i < kIn; ++i) t[i] = W::load_unaligned(from + i * kIn * pitch);
+            // The point (1, 1) reaches every output with the factor 1: so does a bias added to it.
+            if (j == 1 && e.bias) t[1] = t[1] + W::load_unaligned(e.bias + c);
+            Transform<W>::output(t, v);
+#pragma GCC unroll 8
+            for (int i = 0; i < kOut; ++i) v[i].store_unaligned(half + (i * kIn + j) * kLanes<W>);
+          }
+          for (int i = 0; i < (kWhole ? kOut : rows); ++i) {
+            W t[kIn], v[kOut];
+#pragma GCC unroll 8
+            for (int j = 0; j < kIn; ++j)
+              t[j] = W::load_unaligned(half + (i * kIn + j) * kLanes<W>);
+            Transform<W>::output(t, v);
+            const std::ptrdiff_t at = i * row_floats + c;
+#pragma GCC unroll 8
+            for (int j = 0; j < kOut; ++j) {
+              if (!kWhole && j == columns) break;
+              const std::ptrdiff_t pixel = at + offset(j, s.out_channels);
+              if (e.skip) v[j] = v[j] + W::load_unaligned(e.skip + pixel);
+              if (e.relu) v[j] = rectify(v[j]);
+              v[j].store_unaligned(y + pixel);
+            }
+          }
+        });
   }
 };
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/error.h"
+#include "engine/thread_pool.h"
 #include "net/elapsed.h"
 #include "net/node.h"
 #include "net/tensor_codec.h"
@@ -50,9 +51,12 @@ struct Device::Impl {
         options(device_options),
         next(std::move(next_tier)),
         log(std::move(log_callback)),
+        pool(stages[0].plan().threads()),
         memory(stages[0].make_memory()),
         input(stages[0].plan().input_shape().elements()),
-        session(random_session()) {}
+        session(random_session()) {
+    memory.pool = &pool;
+  }
 
   void run(std::size_t count, const Source& source);
   void classify(std::size_t index);
@@ -75,6 +79,7 @@ struct Device::Impl {
   DeviceOptions options;
   std::unique_ptr<Channel> next;
   Log log;
+  ThreadPool pool;
   StageMemory memory;
   Buffer input;
   std::uint64_t session;

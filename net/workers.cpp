@@ -24,7 +24,11 @@ Workers::Workers(std::span<const Stage> stages, int first, int count, Tier tier,
       capacity_(capacity),
       before_compute_(std::move(before_compute)) {
   try {
-    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+    const int sharing = stages[static_cast<std::size_t>(first)].plan().threads();
+    for (int i = 0; i < threads; ++i) {
+      pools_.push_back(std::make_unique<ThreadPool>(sharing));
+      threads_.emplace_back([this, pool = pools_.back().get()] { work(*pool); });
+    }
   } catch (const std::system_error& error) {
     {
       const std::lock_guard lock(queue_mutex_);
@@ -84,10 +88,12 @@ void Workers::post(Result result) {
   results_event_.signal();
 }
 
-void Workers::work() {
+void Workers::work(ThreadPool& pool) {
   std::vector<StageMemory> memories;
-  for (int i = 0; i < count_; ++i)
+  for (int i = 0; i < count_; ++i) {
     memories.push_back(stages_[static_cast<std::size_t>(first_ + i)].make_memory());
+    memories.back().pool = &pool;
+  }
   while (true) {
     std::unique_lock lock(queue_mutex_);
     queue_filled_.wait(lock, [this] { return closed_ || !jobs_.empty() || !knocks_.empty(); });

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "engine/cascade.h"
+#include "engine/thread_pool.h"
 #include "net/fronts.h"
 #include "net/poll.h"
 
@@ -70,7 +72,7 @@ class Workers {
  private:
   template <class T>
   bool enqueue(std::deque<T>& queue, std::size_t capacity, T item);
-  void work();
+  void work(ThreadPool& pool);
   void post(Result result);
   Done run(Job job, std::vector<StageMemory>& memories) const;
 
@@ -90,6 +92,7 @@ class Workers {
   std::deque<Result> results_;
   EventFd results_event_;
 
+  std::vector<std::unique_ptr<ThreadPool>> pools_;  ///< one for each thread, that it owns
   std::vector<std::jthread> threads_;
 };
 

@@ -18,17 +18,17 @@ ConvShape square(int channels, int side, int stride = 1) {
 }
 
 std::string chosen(ConvAlgorithm algorithm, const ConvShape& s) {
-  return to_string(choose_conv_path(algorithm, s, best_kernels()));
+  return to_string(choose_conv_path(algorithm, s, 1, best_kernels()));
 }
 
 }  // namespace
 
 TEST_CASE("names of algorithms are read back, others are refused with the list") {
-  for (const char* name : {"auto", "direct", "winograd2", "winograd4", "im2col"}) {
+  for (const char* name : {"auto", "direct", "winograd2", "winograd4", "winograd6", "im2col"}) {
     CHECK(std::string(to_string(parse_conv_algorithm(name))) == name);
   }
   CHECK_THROWS_WITH_AS(parse_conv_algorithm("fft"),
-                       doctest::Contains("winograd4, im2col, found \"fft\""), Error);
+                       doctest::Contains("winograd6, im2col, found \"fft\""), Error);
 }
 
 TEST_CASE("auto takes the larger Winograd tile where patches are many and weights few") {

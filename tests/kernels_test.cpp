@@ -77,7 +77,14 @@ ConvShape make_shape(int in, int out, int height, int width, int kernel, int str
   return s;
 }
 
-enum class Path { kTable, kWinograd2, kWinograd4, kBlas };
+enum class Path { kTable, kWinograd2, kWinograd4, kWinograd6, kBlas };
+
+int tile_of(Path path) {
+  return path == Path::kWinograd2   ? 2
+         : path == Path::kWinograd4 ? 4
+         : path == Path::kWinograd6 ? 6
+                                    : 0;
+}
 
 // One convolution with bias, skip and ReLU as asked, against the reference.
 void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool with_skip, bool relu,
@@ -92,57 +99,77 @@ void check_conv(const KernelTable& table, const ConvShape& s, Path path, bool wi
   CAPTURE(s.pad_height);
   CAPTURE(s.groups);
   std::mt19937 random(seed);
+  const int samples = path == Path::kBlas ? 1 : 1 + static_cast<int>(seed / 3 % 3);
+  CAPTURE(samples);
   const int in_size = s.in_channels * s.in_height * s.in_width;
   const int out_size = s.out_channels * s.out_pixels();
   const int depth = s.group_in() * s.taps();
-  const auto x = random_floats(random, static_cast<std::size_t>(in_size));
+  const auto x = random_floats(random, static_cast<std::size_t>(in_size * samples));
   const auto w = random_floats(random, static_cast<std::size_t>(s.out_channels * depth));
   const auto bias = random_floats(random, static_cast<std::size_t>(s.out_channels));
-  const auto skip = random_floats(random, static_cast<std::size_t>(out_size));
+  const auto skip = random_floats(random, static_cast<std::size_t>(out_size * samples));
 
-  std::vector<float> wanted(skip.size());
-  reference::conv2d(s, x.data(), w.data(), bias.data(), wanted.data());
-  if (with_skip) reference::add(out_size, wanted.data(), skip.data(), wanted.data());
-  if (relu) reference::relu(out_size, wanted.data(), wanted.data());
+  std::vector<float> wanted(skip.size()), inputs(x.size()), skips(skip.size());
+  for (int n = 0; n < samples; ++n) {
+    float* out = wanted.data() + n * out_size;
+    reference::conv2d(s, x.data() + n * in_size, w.data(), bias.data(), out);
+    if (with_skip) reference::add(out_size, out, skip.data() + n * out_size, out);
+    if (relu) reference::relu(out_size, out, out);
+    to_channels_last(s.in_channels, s.in_height, s.in_width, x.data() + n * in_size,
+                     inputs.data() + n * in_size);
+    to_channels_last(s.out_channels, s.out_height, s.out_width, skip.data() + n * out_size,
+                     skips.data() + n * out_size);
+  }
 
-  Shifted input(last(s.in_channels, s.in_height, s.in_width, x), seed % 5);
+  Shifted input(inputs, seed % 5);
   // The skip is read from where the result is written, as a plan may do.
-  Shifted out(with_skip ? last(s.out_channels, s.out_height, s.out_width, skip)
-                        : std::vector<float>(skip.size(), NAN),
-              seed % 3);
+  Shifted out(with_skip ? skips : std::vector<float>(skip.size(), NAN), seed % 3);
   const Epilogue e{bias.data(), with_skip ? out.data() : nullptr, relu};
-  const int parts = 1 + static_cast<int>(seed % 3);  // shares of the work, as threads take them
+  const int parts = 1 + static_cast<int>(seed % 4);  // shares of the work, as threads take them
+  const int columns = table.tile_columns;
+  // The kernels may use all of their scratch, but not a float more.
+  const auto run = [&](KernelTable::Conv kernel, const std::vector<float>& packed,
+                       std::size_t scratch_floats) {
+    constexpr float kGuard = 12345.0f;
+    std::vector<float> scratch(scratch_floats + 1, NAN);
+    scratch.back() = kGuard;
+    for (Part part{0, parts}; part.index < parts; ++part.index) {
+      kernel(s, samples, input.data(), packed.data(), e, scratch.data(), part, out.data());
+    }
+    CHECK(scratch.back() == kGuard);
+  };
   if (path == Path::kBlas) {
     std::vector<float> matrix(w.size()), scratch(blas::conv_scratch_floats(s));
     blas::pack_conv(s, w.data(), matrix.data());
     blas::conv2d(s, input.data(), matrix.data(), e, scratch.data(), out.data());
-  } else if (path == Path::kWinograd2 || path == Path::kWinograd4) {
-    const int tile = path == Path::kWinograd2 ? 2 : 4, columns = table.tile_columns;
+  } else if (const int tile = tile_of(path); tile != 0) {
     std::vector<float> packed(packed_winograd_floats(s, tile, columns));
-    std::vector<float> scratch(winograd_scratch_floats(s, tile, columns));
     pack_winograd(s, tile, columns, w.data(), packed.data());
-    for (Part part{0, parts}; part.index < parts; ++part.index) {
-      (tile == 2 ? table.winograd2 : table.winograd4)(s, input.data(), packed.data(), e,
-                                                      scratch.data(), part, out.data());
-    }
+    run(tile == 2   ? table.winograd2
+        : tile == 4 ? table.winograd4
+                    : table.winograd6,
+        packed, winograd_scratch_floats(s, samples, tile, columns));
   } else if (s.depthwise()) {
     std::vector<float> packed(packed_depthwise_floats(s));
     pack_depthwise(s, w.data(), packed.data());
     for (Part part{0, parts}; part.index < parts; ++part.index) {
-      table.depthwise_conv2d(s, input.data(), packed.data(), e, part, out.data());
+      table.depthwise_conv2d(s, samples, input.data(), packed.data(), e, part, out.data());
     }
   } else {
-    std::vector<float> packed(packed_conv_floats(s, table.tile_columns));
-    std::vector<float> scratch(conv_scratch_floats(s, table.tile_rows));
-    pack_conv(s, table.tile_columns, w.data(), packed.data());
-    for (Part part{0, parts}; part.index < parts; ++part.index) {
-      table.conv2d(s, input.data(), packed.data(), e, scratch.data(), part, out.data());
-    }
+    std::vector<float> packed(packed_conv_floats(s, columns));
+    pack_conv(s, columns, w.data(), packed.data());
+    run(table.conv2d, packed, conv_scratch_floats(s));
   }
   std::vector<float> found(skip.size());
-  to_channels_first(s.out_channels, s.out_height, s.out_width, out.data(), found.data());
+  for (int n = 0; n < samples; ++n) {
+    to_channels_first(s.out_channels, s.out_height, s.out_width, out.data() + n * out_size,
+                      found.data() + n * out_size);
+  }
   // Winograd adds terms of different size before they cancel: the larger the tile, the more so.
-  const float growth = path == Path::kWinograd2 ? 4.0f : path == Path::kWinograd4 ? 16.0f : 1.0f;
+  const float growth = path == Path::kWinograd2   ? 4.0f
+                       : path == Path::kWinograd4 ? 16.0f
+                       : path == Path::kWinograd6 ? 128.0f
+                                                  : 1.0f;
   check_close(found, wanted, growth * sum_tolerance(depth));
 }
 
@@ -182,6 +209,27 @@ TEST_CASE("conv2d equals the reference around every tile size") {
   });
 }
 
+TEST_CASE("conv2d of few input channels equals the reference for any geometry") {
+  for_each_table([](const KernelTable& table) {
+    std::uint32_t seed = 500;
+    for (int channels : {1, 2, 3, 4}) {
+      for (int kernel : {2, 3, 5, 7}) {
+        for (int stride : {1, 2, 3}) {
+          for (int pad : {0, kernel / 2, kernel - 1}) {
+            check_conv(table, make_shape(channels, 18, 13, 9, kernel, stride, pad, 1, 1),
+                       Path::kTable, pad % 2, stride % 2, ++seed);
+          }
+        }
+      }
+    }
+    // Only the height is dilated, the rows are longer than a block.
+    ConvShape s = make_shape(3, 5, 12, 300, 3, 1, 1, 1, 1);
+    s.dilation_height = 3;
+    s.out_height = 12 + 2 - 7 + 1;
+    check_conv(table, s, Path::kTable, true, true, ++seed);
+  });
+}
+
 TEST_CASE("conv2d equals the reference for any stride, padding, dilation and groups") {
   for_each_table([](const KernelTable& table) {
     std::uint32_t seed = 1000;
@@ -208,7 +256,7 @@ TEST_CASE("conv2d equals the reference for any stride, padding, dilation and gro
 TEST_CASE("Winograd equals the reference for any size, padding and epilogue") {
   for_each_table([](const KernelTable& table) {
     std::uint32_t seed = 2000;
-    for (Path path : {Path::kWinograd2, Path::kWinograd4}) {
+    for (Path path : {Path::kWinograd2, Path::kWinograd4, Path::kWinograd6}) {
       for (int height : {1, 3, 4, 5, 8, 13}) {
         for (int width : {2, 3, 6, 9}) {
           for (int pad : {0, 1, 2}) {
@@ -218,7 +266,7 @@ TEST_CASE("Winograd equals the reference for any size, padding and epilogue") {
           }
         }
       }
-      for (int channels : {1, 8, 16, 17, 33, 64}) {
+      for (int channels : {1, 8, 16, 17, 33, 64, 96}) {
         check_conv(table, make_shape(channels, channels, 16, 16, 3, 1, 1, 1, 1), path, true, true,
                    ++seed);
       }

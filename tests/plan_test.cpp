@@ -101,18 +101,20 @@ std::vector<float> channels_last(const Shape& s, const std::vector<float>& x) {
 std::vector<PlanOptions> all_options(int max_batch) {
   std::vector<PlanOptions> all;
   for (const KernelTable* table : available_kernels()) {
-    for (ConvAlgorithm algorithm : {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect,
-                                    ConvAlgorithm::kWinograd2, ConvAlgorithm::kWinograd4}) {
-      all.push_back({table, algorithm, max_batch});
+    for (ConvAlgorithm algorithm :
+         {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
+          ConvAlgorithm::kWinograd4, ConvAlgorithm::kWinograd6}) {
+      all.push_back({.kernels = table, .convolution = algorithm, .max_batch = max_batch});
     }
   }
-  all.push_back({nullptr, ConvAlgorithm::kIm2col, max_batch});
+  all.push_back({.convolution = ConvAlgorithm::kIm2col, .max_batch = max_batch});
   return all;
 }
 
 // Winograd's transforms add terms of different size before they cancel; F(4x4) has shown 15 times
 // the error of the direct sum on random data (bench/kernels_bench.cpp measures it).
 float error_growth(ConvAlgorithm algorithm) {
+  if (algorithm == ConvAlgorithm::kWinograd6) return 256.0f;
   return algorithm == ConvAlgorithm::kDirect || algorithm == ConvAlgorithm::kIm2col ? 1.0f : 32.0f;
 }
 

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <ctime>
 #include <thread>
@@ -12,33 +13,64 @@
 
 using offramp::ThreadPool;
 
-TEST_CASE("every part runs once, for every number of parts") {
+TEST_CASE("every task runs once, on a thread of the pool, for any number of tasks") {
   for (int threads : {1, 2, 3, 5}) {
     ThreadPool pool(threads);
     CHECK(pool.threads() == threads);
     for (int round = 0; round < 300; ++round) {
-      const int parts = 1 + round % threads;
-      std::array<int, 5> calls{};
-      pool.run(parts, [&](int part, int count) {
-        CHECK(count == parts);
-        ++calls[static_cast<std::size_t>(part)];
+      const int tasks = round % 8;
+      std::array<std::atomic<int>, 8> calls{};
+      std::atomic<int> strangers{0};
+      pool.run(tasks, [&](int task, int thread) {
+        if (thread < 0 || thread >= threads) ++strangers;
+        ++calls[static_cast<std::size_t>(task)];
       });
-      for (int part = 0; part < 5; ++part) {
-        CHECK(calls[static_cast<std::size_t>(part)] == (part < parts ? 1 : 0));
+      CHECK(strangers == 0);
+      for (int task = 0; task < 8; ++task) {
+        CHECK(calls[static_cast<std::size_t>(task)] == (task < tasks ? 1 : 0));
       }
     }
   }
 }
 
+TEST_CASE("no two tasks run on one thread at the same time") {
+  ThreadPool pool(3);
+  std::array<std::atomic<int>, 3> busy{};
+  std::atomic<int> clashes{0};
+  for (int round = 0; round < 500; ++round) {
+    pool.run(7, [&](int, int thread) {
+      if (busy[static_cast<std::size_t>(thread)].exchange(1) != 0) ++clashes;
+      busy[static_cast<std::size_t>(thread)] = 0;
+    });
+  }
+  CHECK(clashes == 0);
+}
+
 TEST_CASE("what one job writes, the next one reads on another thread") {
   ThreadPool pool(3);
   std::vector<int> values(3, 0);
+  std::atomic<int> stale{0};
   for (int round = 0; round < 2000; ++round) {
-    pool.run(3, [&](int part, int) { values[static_cast<std::size_t>(part)] = round; });
-    pool.run(3, [&](int part, int) {
-      if (values[static_cast<std::size_t>((part + 1) % 3)] != round) FAIL("a stale value");
+    pool.run(3, [&](int task, int) { values[static_cast<std::size_t>(task)] = round; });
+    pool.run(3, [&](int task, int) {
+      if (values[static_cast<std::size_t>((task + 1) % 3)] != round) ++stale;
     });
   }
+  CHECK(stale == 0);
+}
+
+TEST_CASE("a worker that does not come leaves its tasks to the owner") {
+  ThreadPool pool(2);
+  std::atomic<bool> held{false}, release{false};
+  std::atomic<int> done{0};
+  // The worker is kept busy by one task, while the owner does all the others.
+  pool.run(100, [&](int, int thread) {
+    if (thread == 1 && !held.exchange(true)) {
+      while (!release) std::this_thread::yield();
+    }
+    if (++done == 99) release = true;
+  });
+  CHECK(done == 100);
 }
 
 TEST_CASE("a job allocates nothing") {
@@ -46,8 +78,8 @@ TEST_CASE("a job allocates nothing") {
   int sum = 0;
   pool.run(2, [](int, int) {});
   const auto before = offramp::test::allocations();
-  pool.run(2, [&](int part, int) {
-    if (part == 0) sum += 1;
+  pool.run(2, [&](int task, int) {
+    if (task == 0) sum += 1;
   });
   CHECK(offramp::test::allocations() == before);
   CHECK(sum == 1);

@@ -10,6 +10,7 @@
 #include "engine/cascade.h"
 #include "engine/error.h"
 #include "tools/command.h"
+#include "tools/compute_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -40,6 +41,7 @@ class Classify : public Command {
         ->option_text("...");
     model_.add_to(*app());
     thresholds_.add_to(*app());
+    compute_.add_to(*app());
     app()->add_flag("--json", json_, "one JSON object a line");
     app()->footer(
         "Examples:\n"
@@ -51,7 +53,7 @@ class Classify : public Command {
   int run() override {
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
     CascadeMemory memory = make_cascade_memory(stages);
     std::vector<float> input(model.preprocess.input.elements());
     const Table table = columns(model);
@@ -118,6 +120,7 @@ class Classify : public Command {
   std::vector<std::string> images_;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  ComputeOptions compute_;
   bool json_ = false;
 };
 

@@ -13,6 +13,7 @@
 #include "engine/error.h"
 #include "kernels/kernels.h"
 #include "tools/command.h"
+#include "tools/compute_options.h"
 #include "tools/decisions.h"
 #include "tools/evaluation.h"
 #include "tools/options.h"
@@ -195,7 +196,8 @@ class Eval : public Command {
     app()->add_flag("--sweep", sweep_, "also try a list of thresholds, one for all exits");
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures");
     add_count(*app(), "--batch", batch_, 1, 1024, "pictures computed together [1]");
-    add_count(*app(), "--threads", threads_, 1, 256, "threads [1]");
+    add_count(*app(), "--threads", threads_, 1, 256, "threads, each with batches of its own [1]");
+    compute_.add_tune_to(*app());
     app()
         ->add_option("--logits", logits_,
                      "write all logits: little-endian float32 [samples, exits, classes]")
@@ -214,8 +216,7 @@ class Eval : public Command {
 
   int run() override {
     const Model model = load_model(model_.path());
-    PlanOptions plan = plan_options_from_environment();
-    plan.max_batch = batch_;
+    const PlanOptions plan = compute_.plan(model, batch_);
     const std::vector<Stage> stages = make_stages(model, thresholds_.read(model), plan);
     if (sweep_ && stages.size() == 1) {
       throw Error(ErrorKind::kUsage, "--sweep: wanted a model with early exits, found that " +
@@ -300,6 +301,7 @@ class Eval : public Command {
   std::string data_;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  ComputeOptions compute_;  ///< of one batch, which a thread computes alone
   bool sweep_ = false;
   int limit_ = 0;
   int batch_ = 1;

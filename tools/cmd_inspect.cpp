@@ -22,19 +22,6 @@ std::uint64_t float_bytes(const Shape& shape) { return shape.elements() * sizeof
 /// The picture as it would be sent instead: one byte a channel and pixel.
 std::uint64_t picture_bytes(const Model& model) { return model.preprocess.input.elements(); }
 
-const char* tier_of(std::size_t segment) {
-  return segment == 0 ? "device" : segment == 1 ? "edge" : "cloud";
-}
-
-std::string hex(const ModelId& id) {
-  std::string text;
-  for (std::uint8_t byte : id) {
-    text += "0123456789abcdef"[byte >> 4];
-    text += "0123456789abcdef"[byte & 15];
-  }
-  return text;
-}
-
 /// Name of the layer that makes a value.
 std::string origin(const Graph& graph, const std::vector<int>& makers, ValueId value) {
   const int layer = makers.at(static_cast<std::size_t>(value));
@@ -84,14 +71,13 @@ Json to_json(const Model& model, const std::vector<Stage>& stages) {
   const std::vector<Segment> parts = split_at_exits(graph);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const bool last = parts[i].carry == kNoValue;
-    segments.push_back(
-        {{"tier", tier_of(i)},
-         {"exit", graph.exits.at(static_cast<std::size_t>(parts[i].exit)).name},
-         {"layers", parts[i].layers.size()},
-         {"macs", parts[i].macs},
-         {"arena_bytes", stages.at(i).plan().make_workspace().floats() * sizeof(float)},
-         {"carry", last ? Json() : Json(origin(graph, makers, parts[i].carry))},
-         {"carry_bytes", last ? 0 : float_bytes(shape_of(graph, parts[i].carry))}});
+    segments.push_back({{"tier", tier_of(i)},
+                        {"exit", graph.exits.at(static_cast<std::size_t>(parts[i].exit)).name},
+                        {"layers", parts[i].layers.size()},
+                        {"macs", parts[i].macs},
+                        {"arena_bytes", stages.at(i).plan().arena_floats() * sizeof(float)},
+                        {"carry", last ? Json() : Json(origin(graph, makers, parts[i].carry))},
+                        {"carry_bytes", last ? 0 : float_bytes(shape_of(graph, parts[i].carry))}});
   }
   for (ValueId cut : legal_cuts(graph)) {
     cuts.push_back({{"after", origin(graph, makers, cut)},
@@ -101,7 +87,7 @@ Json to_json(const Model& model, const std::vector<Stage>& stages) {
   const Shape& input = model.preprocess.input;
   const Totals sum = totals(graph);
   return {{"name", model.name},
-          {"id", hex(model.id)},
+          {"id", full_id(model.id)},
           {"file_bytes", model.file_bytes},
           {"input", {input.channels, input.height, input.width}},
           {"picture_bytes", picture_bytes(model)},
@@ -179,7 +165,7 @@ std::string segments_text(const Model& model, const std::vector<Stage>& stages) 
                {"BYTES", kRight}});
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const bool last = parts[i].carry == kNoValue;
-    const std::uint64_t arena = stages.at(i).plan().make_workspace().floats() * sizeof(float);
+    const std::uint64_t arena = stages.at(i).plan().arena_floats() * sizeof(float);
     table.add({tier_of(i), graph.exits.at(static_cast<std::size_t>(parts[i].exit)).name,
                std::to_string(parts[i].layers.size()),
                format_macs(static_cast<double>(parts[i].macs)), format_grouped(arena),
@@ -197,6 +183,28 @@ std::string cuts_text(const Model& model) {
     const std::uint64_t bytes = float_bytes(shape_of(model.graph, cut));
     table.add({origin(model.graph, makers, cut), to_string(shape_of(model.graph, cut)),
                format_grouped(bytes), format_fixed(static_cast<double>(bytes) / raw, 2) + " x"});
+  }
+  return table.text();
+}
+
+Json plan_json(const Plan& plan) {
+  Json steps = Json::array();
+  for (const StepInfo& step : plan.steps()) {
+    steps.push_back({{"layer", step.layer},
+                     {"op", step.op},
+                     {"algorithm", step.algorithm},
+                     {"in", to_string(step.in)},
+                     {"out", to_string(step.out)},
+                     {"weight_bytes", step.weight_bytes}});
+  }
+  return steps;
+}
+
+std::string plan_text(const Plan& plan) {
+  Table table({{"LAYER"}, {"OP"}, {"ALGORITHM"}, {"IN"}, {"OUT"}, {"WEIGHT BYTES", kRight}});
+  for (const StepInfo& step : plan.steps()) {
+    table.add({step.layer, step.op, step.algorithm, to_string(step.in), to_string(step.out),
+               format_grouped(step.weight_bytes)});
   }
   return table.text();
 }
@@ -225,7 +233,7 @@ class Inspect : public Command {
     if (json_) {
       Json value = to_json(model, stages);
       for (std::size_t i = 0; plan_ && i < stages.size(); ++i) {
-        value["segments"][i]["plan"] = stages[i].plan().describe();
+        value["segments"][i]["plan"] = plan_json(stages[i].plan());
       }
       print_json(value, 2);
       return 0;
@@ -236,9 +244,7 @@ class Inspect : public Command {
                   format_grouped(picture_bytes(model)) + " bytes)") +
           cuts_text(model));
     for (std::size_t i = 0; plan_ && i < stages.size(); ++i) {
-      std::string text = heading(std::string("Plan of the ") + tier_of(i));
-      for (const std::string& step : stages[i].plan().describe()) text += step + "\n";
-      print(text);
+      print(heading(std::string("Plan of the ") + tier_of(i)) + plan_text(stages[i].plan()));
     }
     return 0;
   }

@@ -16,6 +16,7 @@
 #include "net/node.h"
 #include "net/zmq_channel.h"
 #include "tools/command.h"
+#include "tools/compute_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/signals.h"
@@ -112,7 +113,8 @@ class NodeCommand : public Command {
     app()->add_option("-n,--next", next_, "the tier after this one")->type_name("HOST:PORT");
     model_.add_to(*app());
     thresholds_.add_to(*app());
-    add_count(*app(), "--workers", workers_, 1, 256, "threads that compute [1]");
+    add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
+    compute_.add_to(*app());
     app()
         ->add_option("--drain", drain_, "when stopped, how long to wait for missing answers [10s]")
         ->type_name("TIME");
@@ -143,7 +145,7 @@ class NodeCommand : public Command {
                                          model.name + ", found " + next);
     }
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
 
     std::optional<PortFile> port_file;
     if (!port_file_.empty()) port_file.emplace(port_file_);
@@ -191,6 +193,7 @@ class NodeCommand : public Command {
   std::string next_;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  ComputeOptions compute_;
   int workers_ = 1;
   std::string drain_ = "10s";
   std::string port_file_;

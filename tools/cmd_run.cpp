@@ -12,6 +12,7 @@
 #include "engine/dataset.h"
 #include "engine/error.h"
 #include "tools/command.h"
+#include "tools/compute_options.h"
 #include "tools/decisions.h"
 #include "tools/device_run.h"
 #include "tools/options.h"
@@ -38,6 +39,7 @@ class Run : public Command {
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures of --data");
     model_.add_to(*app());
     thresholds_.add_to(*app());
+    compute_.add_to(*app());
     app()
         ->add_option("--deadline", deadline_,
                      "for each picture, then the device answers itself [1s]")
@@ -71,7 +73,7 @@ class Run : public Command {
     options.window = window_;
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
     const DeviceSetup setup{model, stages, thresholds_.unit(model), next, options, verbose_};
     if (!decisions_.empty()) decisions_file_.emplace(decisions_);
     return data_.empty() ? run_images(setup) : run_data(setup);
@@ -155,6 +157,7 @@ class Run : public Command {
   int limit_ = 0;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  ComputeOptions compute_;
   std::string deadline_ = "1s";
   std::string wait_ = "500ms";
   int window_ = 8;

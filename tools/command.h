@@ -35,6 +35,7 @@ class Command {
 std::unique_ptr<Command> make_classify(CLI::App& root);
 std::unique_ptr<Command> make_eval(CLI::App& root);
 std::unique_ptr<Command> make_inspect(CLI::App& root);
+std::unique_ptr<Command> make_profile(CLI::App& root);
 std::unique_ptr<Command> make_node(CLI::App& root);
 std::unique_ptr<Command> make_run(CLI::App& root);
 std::unique_ptr<Command> make_demo(CLI::App& root);

@@ -36,8 +36,8 @@ Environment:
   OFFRAMP_MODEL  model file, when --model is not given
   OFFRAMP_ISA    instruction set: scalar, sse2, avx2, avx512, neon [default: the best
                  of this CPU]
-  OFFRAMP_CONV   convolution: auto, direct, winograd2, winograd4, im2col [default:
-                 auto, the one expected to be fastest for each layer]
+  OFFRAMP_CONV   convolution: auto, direct, winograd2, winograd4, winograd6, im2col
+                 [default: auto, the one expected to be fastest for each layer]
   NO_COLOR       no colours, even on a terminal
 
 Exit codes:
@@ -108,7 +108,8 @@ int run(int argc, char** argv) {
   root.set_version_flag("--version", version_line());
   root.require_subcommand(1);
   std::vector<std::unique_ptr<Command>> commands;
-  for (auto make : {make_classify, make_eval, make_inspect, make_node, make_run, make_demo}) {
+  for (auto make :
+       {make_classify, make_eval, make_inspect, make_profile, make_node, make_run, make_demo}) {
     commands.push_back(make(root));
   }
   try {

@@ -174,6 +174,10 @@ std::string format_ms(double microseconds) { return printed("%.2f ms", microseco
 
 std::string format_short(double value) { return printed("%.6g", value); }
 
+const char* tier_of(std::size_t segment) {
+  return segment == 0 ? "device" : segment == 1 ? "edge" : "cloud";
+}
+
 std::string format_hex(float value) { return printed("%a", static_cast<double>(value)); }
 
 Progress::Progress(std::string label, std::size_t total)

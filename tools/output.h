@@ -73,6 +73,8 @@ std::string format_macs(double macs);
 std::string format_grouped(std::uint64_t value);
 std::string format_ms(double microseconds);
 std::string format_short(double value);
+/// The tier that owns a segment of the network: "device", "edge", then "cloud".
+const char* tier_of(std::size_t segment);
 /// The exact bits of a float: "0x1.8p-1".
 std::string format_hex(float value);
 

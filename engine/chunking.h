@@ -1,0 +1,31 @@
+// How many samples of a batch go through which layers together.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+namespace offramp {
+
+/// What one step moves.
+struct Traffic {
+  std::size_t weight_floats = 0;      ///< read by every visit
+  std::size_t activation_floats = 0;  ///< read and written for one sample
+  std::size_t output_floats = 0;      ///< the part of these that the next step reads
+  bool alone = false;                 ///< all samples at once, in a chunk of its own
+};
+
+/// The steps [first, end), through which `samples` samples go before the next ones begin.
+struct Chunk {
+  int first = 0, end = 0;
+  int samples = 1;
+  bool operator==(const Chunk&) const = default;
+};
+
+/// Divides the steps so that a batch moves as few floats as possible past a cache of
+/// `cache_floats`: few samples at once keep their activations in it, many share a visit to weights
+/// that do not fit, and between two chunks the activations of the whole batch may have to wait
+/// outside. Exact for this model, by dynamic programming.
+std::vector<Chunk> divide(std::span<const Traffic> steps, int batch, std::size_t cache_floats);
+
+}  // namespace offramp

@@ -1,0 +1,12 @@
+// The speed that no kernel of a table can exceed on this machine.
+#pragma once
+
+namespace offramp {
+
+struct KernelTable;
+
+/// Multiply-accumulates that one core does in a second when nothing but registers limits it; two
+/// floating-point operations each. Measures for some ten milliseconds.
+double measure_peak_macs(const KernelTable& kernels);
+
+}  // namespace offramp
