@@ -116,7 +116,8 @@ def parse(arguments):
     add("--quick", action="store_true", help="resnet20,resnet50, batch 1, 1 thread")
     add("--peers", type=peer_names, default=list(PEERS), help=f"of {','.join(PEERS)}; default all")
     add("--cpus", type=lambda text: [int(n) for n in words(text)], help="cores to be pinned to")
-    add("--folder", type=pathlib.Path, default=ROOT / "build", help="for environment and models")
+    add("--folder", type=lambda text: pathlib.Path(text).absolute(), default=ROOT / "build",
+        help="for environment and models")
     bench = ROOT / "build/release/bench/network_bench"
     add("--bench", type=pathlib.Path, default=bench, help="network_bench, default that of release")
     add("--out", type=pathlib.Path, help="default: peers.json in --folder")

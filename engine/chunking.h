@@ -11,6 +11,7 @@ namespace offramp {
 struct Traffic {
   std::size_t weight_floats = 0;      ///< read by every visit
   std::size_t activation_floats = 0;  ///< read and written for one sample
+  std::size_t scratch_floats = 0;     ///< working memory, whatever the samples
   std::size_t output_floats = 0;      ///< the part of these that the next step reads
   bool alone = false;                 ///< all samples at once, in a chunk of its own
 };
@@ -22,10 +23,10 @@ struct Chunk {
   bool operator==(const Chunk&) const = default;
 };
 
-/// Divides the steps so that a batch moves as few floats as possible past a cache of
-/// `cache_floats`: few samples at once keep their activations in it, many share a visit to weights
-/// that do not fit, and between two chunks the activations of the whole batch may have to wait
-/// outside. Exact for this model, by dynamic programming.
+/// Divides the steps so that a batch spends as little as possible on moving floats past a cache of
+/// `cache_floats`: few samples at once keep their activations in it, and leave room for weights to
+/// stay; many share a visit to weights that do not; and between two chunks the activations of the
+/// whole batch have to wait outside. Exact for its prices, by dynamic programming.
 std::vector<Chunk> divide(std::span<const Traffic> steps, int batch, std::size_t cache_floats);
 
 }  // namespace offramp

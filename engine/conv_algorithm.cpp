@@ -16,7 +16,7 @@ namespace {
 // convolution: its pointers and its store.
 constexpr double kOutput = 18.0;
 // A value that Winograd's F(2x2), F(4x4) and F(6x6) transform.
-constexpr double kTransform2 = 7.3, kTransform4 = 8.9, kTransform6 = 14.4;
+constexpr double kTransform2 = 7.6, kTransform4 = 8.3, kTransform6 = 12.0;
 // A weight that comes from a second-level cache; and from memory, where that takes longer than the
 // arithmetic beside which it is fetched. For vectors of 8: wider ones multiply faster, but load at
 // the same speed.
@@ -159,7 +159,7 @@ ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape, int s
   if (algorithm == ConvAlgorithm::kWinograd6) return ConvPath::kWinograd6;
   ConvPath best = ConvPath::kDirect;
   if (algorithm == ConvAlgorithm::kDirect) return best;
-  for (ConvPath path : {ConvPath::kWinograd2, ConvPath::kWinograd4}) {
+  for (ConvPath path : {ConvPath::kWinograd2, ConvPath::kWinograd4, ConvPath::kWinograd6}) {
     if (conv_cost(path, shape, samples, kernels) < conv_cost(best, shape, samples, kernels)) {
       best = path;
     }

@@ -46,8 +46,9 @@ std::size_t cache_floats() {
   return static_cast<std::size_t>(std::max(bytes, kSmallest)) / sizeof(float) / 4 * 3;
 }
 
-Traffic traffic(const Step& step) {
+Traffic traffic(const Step& step, const KernelTable& kernels) {
   Traffic t;
+  t.scratch_floats = scratch_floats(step, kernels, 1);
   t.weight_floats = step.weight_floats;
   t.output_floats = step.out.elements();
   t.activation_floats = t.output_floats;
@@ -120,7 +121,7 @@ struct Plan::Impl {
 
 void Plan::Impl::divide_batch() {
   std::vector<Traffic> moved;
-  for (const Step& step : steps) moved.push_back(traffic(step));
+  for (const Step& step : steps) moved.push_back(traffic(step, *kernels));
   chunks = divide(moved, samples_of_a_thread(), cache_floats());
   for (Chunk& chunk : chunks) {
     if (moved[at(chunk.first)].alone) chunk.samples = max_batch;
@@ -365,7 +366,7 @@ std::vector<StepInfo> Plan::steps() const {
       info.out = step.out;
       info.macs = step.macs;
       info.weight_bytes = step.weight_floats * sizeof(float);
-      info.moved_bytes = traffic(step).activation_floats * sizeof(float);
+      info.moved_bytes = traffic(step, *impl_->kernels).activation_floats * sizeof(float);
       info.samples = chunk.samples;
       infos.push_back(std::move(info));
     }

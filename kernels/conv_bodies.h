@@ -157,28 +157,31 @@ struct Convolution {
     const float* packed;
   };
 
+  static constexpr int kFetchDepth = 48;
+
   /// Computes the block's panels in `range`.
   static void conv_block(const ConvShape& s, const Taps& taps, const Block& b, Range range,
                          const Epilogue& e, float* y) {
     const std::ptrdiff_t panel_floats = offset(taps.count * taps.depth, kColumns);
     const int group_out = s.out_channels / s.groups;
+    const bool fetch = taps.count * taps.depth >= kFetchDepth;
     P::for_each_span(
         range, [&](auto span, int panel) __attribute__((always_inline)) {
           using S = decltype(span);
-          const int columns = smaller(S::panels * kColumns, group_out - panel * kColumns);
+          const int columns = smaller(S::kPanels * kColumns, group_out - panel * kColumns);
           const std::ptrdiff_t column = b.group * group_out + panel * kColumns;
-          for_each_tile<S::rows>(
+          for_each_tile<S::kRows>(
               b.count, [&](auto tile, int first, int count, int number,
                            int tiles) __attribute__((always_inline)) {
                 using T = typename P::template SpanTile<S>;
-                V sum[decltype(tile)::value][T::kColumns / kLanes<V>];
+                V sum[decltype(tile)::kValue][T::kColumns / kLanes<V>];
                 const float* weights = b.packed + panel * panel_floats;
-                const std::ptrdiff_t span_floats = S::panels * panel_floats;
+                const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
                 const Ahead ahead = fetch_share(weights + span_floats, span_floats,
                                                 taps.count * taps.depth, number, tiles);
                 const std::ptrdiff_t at = offset(b.first + first, s.out_channels) + column;
-                // What the store will read and write is fetched while the sums are computed.
-                for (int r = 0; r < decltype(tile)::value; ++r) {
+                // What the store will read and write is fetched while long sums are computed.
+                for (int r = 0; fetch && r < decltype(tile)::kValue; ++r) {
                   const std::ptrdiff_t row = at + offset(smaller(r, count - 1), s.out_channels);
                   __builtin_prefetch(y + row, 1, 3);
                   if (e.skip) __builtin_prefetch(e.skip + row, 0, 3);

@@ -1,7 +1,6 @@
 #include "kernels/packing.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 namespace offramp {
@@ -112,23 +111,20 @@ constexpr double kG6[8][3] = {{1, 0, 0},
                               {32.0 / 45, -16.0 / 45, 8.0 / 45},
                               {0, 0, 1}};
 
-int knob(const char* name, int fallback) {
-  const char* v = std::getenv(name);
-  return v ? std::atoi(v) : fallback;
-}
+// Patches whose transforms and products go through the caches together: as many as fill about half
+// of a small second-level cache; and where the weights are larger than that, so that every block
+// reads them again, half as much as those, up to the number at which reading them costs little.
+constexpr std::size_t kBlockFloats = 48 * 1024;
+constexpr std::size_t kLeastPatches = 12;
+constexpr std::size_t kMostPatches = 72;
 
-// Patches whose transforms and products go through the caches together. Small weights stay in a
-// second-level cache, so the patches may be as few as a first-level cache holds; large ones are
-// read again for every block, and the patches' own values should be as many.
 int max_block_patches(const ConvShape& shape, int tile, int columns) {
   const std::size_t points = static_cast<std::size_t>((tile + 2) * (tile + 2));
   const std::size_t patch =
       points * static_cast<std::size_t>(shape.in_channels + round_up(shape.out_channels, columns));
   const std::size_t weights = packed_winograd_floats(shape, tile, columns);
-  static const std::size_t small = knob("KSMALL", 24) * 1024, mul = knob("KMUL", 100),
-                           least = knob("KMIN", 12), most = knob("KMAX", 72);
-  const std::size_t floats = std::max(weights * mul / 100, small);
-  return static_cast<int>(std::clamp<std::size_t>(floats / patch, least, most));
+  const std::size_t floats = std::max(weights / 2, kBlockFloats);
+  return static_cast<int>(std::clamp(floats / patch, kLeastPatches, kMostPatches));
 }
 
 }  // namespace
@@ -179,7 +175,8 @@ std::size_t winograd_scratch_floats(const ConvShape& shape, int samples, int til
   const std::ptrdiff_t points = static_cast<std::ptrdiff_t>((tile + 2) * (tile + 2));
   const std::ptrdiff_t point = winograd_pitch(block, shape.in_channels) +
                                winograd_pitch(block, round_up(shape.out_channels, columns));
-  return static_cast<std::size_t>(round_up(shape.in_channels, kLineFloats) + points * point);
+  const int zeros = round_up((tile * kWinogradStrip + 2) * shape.in_channels, kLineFloats);
+  return static_cast<std::size_t>(zeros + points * point);
 }
 
 int conv_block_rows(const ConvShape& shape, int rows) {
@@ -192,7 +189,7 @@ bool conv_reads_rows(const ConvShape& shape) {
 }
 
 std::size_t conv_scratch_floats(const ConvShape& shape) {
-  constexpr int kPointerFloats = sizeof(const float*) / sizeof(float);
+  constexpr int kPointerFloats = static_cast<int>(sizeof(void*) / sizeof(float));
   const bool rows = conv_reads_rows(shape);
   const int block = max_block_rows(shape);
   const int reach = (rows ? shape.kernel_width : 1) * shape.in_channels;

@@ -32,6 +32,9 @@ void pack_winograd(const ConvShape& shape, int tile, int columns, const float* w
 /// Working memory of KernelTable::winograd2, 4 and 6 for up to `samples` samples.
 std::size_t winograd_scratch_floats(const ConvShape& shape, int samples, int tile, int columns);
 
+/// Neighbouring patches that Winograd's kernels transform together, at most.
+inline constexpr int kWinogradStrip = 8;
+
 /// How many of `patches` patches go through that memory at once, and the floats there from point to
 /// point for that many patches of `channels` channels.
 int winograd_block_patches(const ConvShape& shape, int tile, int columns, int patches);

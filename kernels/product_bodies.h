@@ -6,10 +6,10 @@
 namespace {
 
 /// The shape of a tile: rows at most, and panels of weights side by side.
-template <int kMaxRows, int kCount>
+template <int kMost, int kCount>
 struct Span {
-  static constexpr int rows = kMaxRows;
-  static constexpr int panels = kCount;
+  static constexpr int kRows = kMost;
+  static constexpr int kPanels = kCount;
 };
 
 /// kPanelVectors vectors make a panel of weights. Tiles have up to kRows rows of one panel; where
@@ -30,12 +30,12 @@ struct Products {
   }
 
   template <class S>
-  using SpanTile = Tile<V, S::panels * kPanelVectors>;
+  using SpanTile = Tile<V, S::kPanels * kPanelVectors>;
 
   /// Floats between the vectors of a tile's weights, for panels of `panel_floats`.
   template <class S>
   static constexpr std::ptrdiff_t spacing(std::ptrdiff_t panel_floats) {
-    return S::panels > 1 ? panel_floats : kLanes<V>;
+    return S::kPanels > 1 ? panel_floats : kLanes<V>;
   }
 
   /// products[row][column] <- a[row][k] * packed[panel][k][column] for whole panels in `range`,
@@ -50,11 +50,11 @@ struct Products {
           using S = decltype(span);
           const float* weights = packed + panel * panel_floats;
           float* column = products + offset(panel - range.begin, kColumns);
-          for_each_tile<S::rows>(
+          for_each_tile<S::kRows>(
               rows, [&](auto tile, int first, int count, int number,
                         int tiles) __attribute__((always_inline)) {
-                V sum[decltype(tile)::value][S::panels * kPanelVectors];
-                const std::ptrdiff_t span_floats = S::panels * panel_floats;
+                V sum[decltype(tile)::kValue][S::kPanels * kPanelVectors];
+                const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
                 const Ahead ahead =
                     fetch ? fetch_share(weights + span_floats, span_floats, depth, number, tiles)
                           : Ahead();
@@ -94,13 +94,13 @@ struct Products {
         panels, [&](auto span, int panel) __attribute__((always_inline)) {
           using S = decltype(span);
           const int column = panel * kColumns;
-          const int columns = smaller(S::panels * kColumns, out - column);
-          for_each_tile<S::rows>(
+          const int columns = smaller(S::kPanels * kColumns, out - column);
+          for_each_tile<S::kRows>(
               rows, [&](auto tile, int first, int count, int number,
                         int tiles) __attribute__((always_inline)) {
-                V sum[decltype(tile)::value][S::panels * kPanelVectors];
+                V sum[decltype(tile)::kValue][S::kPanels * kPanelVectors];
                 const float* weights = packed + panel * panel_floats;
-                const std::ptrdiff_t span_floats = S::panels * panel_floats;
+                const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
                 const Ahead ahead =
                     fetch_share(weights + span_floats, span_floats, in, number, tiles);
                 SpanTile<S>::multiply_rows(count, in, x + offset(first, in), in, weights, kColumns,

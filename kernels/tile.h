@@ -8,7 +8,7 @@ namespace {
 /// A number of rows that the compiler knows.
 template <int kCount>
 struct Rows {
-  static constexpr int value = kCount;
+  static constexpr int kValue = kCount;
 };
 
 /// Calls f(Rows<R>) with the least R >= rows that is instantiated: every one up to 6, then the even
@@ -39,7 +39,7 @@ inline __attribute__((always_inline)) void for_each_tile(int count, F f) {
     const int here = t < whole ? rows : rows - 1;
     with_rows<kMax>(
         here, [&](auto r) __attribute__((always_inline)) {
-          constexpr int kTileRows = decltype(r)::value;
+          constexpr int kTileRows = decltype(r)::kValue;
           f(r, first, kTileRows <= 6 ? kTileRows : here, t, tiles);
         });
     first += here;

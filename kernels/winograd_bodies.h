@@ -114,10 +114,11 @@ struct Winograd {
         offramp::winograd_block_patches(s, kOut, kColumns, shares.rows.end - shares.rows.begin);
     const Layout in{s.in_channels, offramp::winograd_pitch(most, s.in_channels)};
     const Layout out{columns, offramp::winograd_pitch(most, columns)};
+    const int zero_floats = round_up(kStripColumns * s.in_channels, 16);
     float* zeros = scratch;
-    float* transformed = zeros + round_up(s.in_channels, 16);
+    float* transformed = zeros + zero_floats;
     float* products = transformed + kPoints * in.pitch;
-    std::memset(zeros, 0, static_cast<std::size_t>(s.in_channels) * sizeof(float));
+    std::memset(zeros, 0, static_cast<std::size_t>(zero_floats) * sizeof(float));
     const bool fetch = kPoints * point_floats > kFarWeights;
 
     for (int first = shares.rows.begin; first < shares.rows.end; first += most) {
@@ -156,7 +157,8 @@ struct Winograd {
   /// Floats of weights that do not stay in a second-level cache until the next run.
   static constexpr std::ptrdiff_t kFarWeights = 64 * 1024;
   /// As many as keep their half-transformed columns in a first-level cache.
-  static constexpr int kMaxStrip = 8;
+  static constexpr int kMaxStrip = offramp::kWinogradStrip;
+  static constexpr int kStripColumns = kOut * kMaxStrip + kIn - kOut;
 
   /// Calls f(strip, its first patch within the block) for the patches [first, first + count).
   template <class F>
@@ -169,8 +171,7 @@ struct Winograd {
     }
   }
 
-  /// out[point][patch][in] <- B^T d B. The vertical transform of a column serves both patches that
-  /// it belongs to.
+  /// out[point][patch][in] <- B^T d B
   static void transform_input(const ConvShape& s, const Strip& strip, const float* x,
                               const float* zeros, std::ptrdiff_t pitch, float* out) {
     const int columns = kOut * strip.patches + kIn - kOut;
@@ -178,42 +179,68 @@ struct Winograd {
     const int begin = smaller(larger(-left, 0), columns);
     const int end = larger(smaller(s.in_width - left, columns), begin);
     const float* rows[kIn];
-    std::ptrdiff_t steps[kIn];  // from column to column: none where the row lies in the padding
     for (int i = 0; i < kIn; ++i) {
       const int iy = strip.top - s.pad_height + i;
       const bool inside = iy >= 0 && iy < s.in_height;
-      rows[i] = inside ? x + (offset(iy, s.in_width) + left) * s.in_channels : zeros;
-      steps[i] = inside ? s.in_channels : 0;
+      rows[i] = inside ? x + (offset(iy, s.in_width) + left + begin) * s.in_channels : zeros;
     }
-    for_each_vector<V>(
-        s.in_channels, [&](auto kind, int c) __attribute__((always_inline)) {
-          using W = decltype(kind);
-          constexpr int kColumn = kIn * kLanes<W>;
-          float half[(kOut * kMaxStrip + kIn - kOut) * kColumn];
-          std::memset(half, 0, static_cast<std::size_t>(begin * kColumn) * sizeof(float));
-          std::memset(half + end * kColumn, 0,
-                      static_cast<std::size_t>((columns - end) * kColumn) * sizeof(float));
-          for (int j = begin; j < end; ++j) {
-            W d[kIn], t[kIn];
+    // All vectors of a cache line in turn, so that it is written while it is at hand.
+    constexpr int kVectors = larger(1, 16 / kLanes<V>);
+    float half[kVectors][kStripColumns * kIn * kLanes<V>];
+    const auto transform = [&](auto kind, int c, int vectors) {
+      using W = decltype(kind);
+      for (int v = 0; v < vectors; ++v) {
+        transform_columns<W>(rows, c + v * kLanes<W>, s.in_channels, begin, end, columns, half[v]);
+      }
+      for (int p = 0; p < strip.patches; ++p) {
+        for (int v = 0; v < vectors; ++v) {
+          transform_rows<W>(half[v] + p * kOut * kIn * kLanes<W>, pitch,
+                            out + offset(p, s.in_channels) + c + v * kLanes<W>);
+        }
+      }
+    };
+    int c = 0;
+    for (; c + kLanes<V> <= s.in_channels; c += kVectors * kLanes<V>) {
+      transform(V(0.0f), c, smaller(kVectors, (s.in_channels - c) / kLanes<V>));
+    }
+    for (c = s.in_channels / kLanes<V> * kLanes<V>; c < s.in_channels; ++c) transform(Lane(), c, 1);
+  }
+
+  /// half[column][i] <- B^T d for the columns of a strip: those in [begin, end) from channel c of
+  /// `rows`, the others zero. A column serves both patches that it belongs to.
+  template <class W>
+  static inline void transform_columns(const float* const (&rows)[kIn], int c, int channels,
+                                       int begin, int end, int columns, float* half) {
+    constexpr int kColumn = kIn * kLanes<W>;
+    std::memset(half, 0, static_cast<std::size_t>(begin * kColumn) * sizeof(float));
+    std::memset(half + end * kColumn, 0,
+                static_cast<std::size_t>((columns - end) * kColumn) * sizeof(float));
+    half += begin * kColumn;
+    std::ptrdiff_t at = c;
+    // Not unrolled, here and below: the addresses of all steps would not fit the registers.
+#pragma GCC unroll 1
+    for (int j = begin; j < end; ++j, at += channels, half += kColumn) {
+      W d[kIn], t[kIn];
 #pragma GCC unroll 8
-            for (int i = 0; i < kIn; ++i) d[i] = W::load_unaligned(rows[i] + j * steps[i] + c);
-            Transform<W>::input(d, t);
+      for (int i = 0; i < kIn; ++i) d[i] = W::load_unaligned(rows[i] + at);
+      Transform<W>::input(d, t);
 #pragma GCC unroll 8
-            for (int i = 0; i < kIn; ++i) t[i].store_unaligned(half + j * kColumn + i * kLanes<W>);
-          }
-          for (int p = 0; p < strip.patches; ++p) {
-            float* to = out + offset(p, s.in_channels) + c;
-            const float* from = half + p * kOut * kColumn;
-            for (int i = 0; i < kIn; ++i, from += kLanes<W>) {
-              W d[kIn], t[kIn];
+      for (int i = 0; i < kIn; ++i) t[i].store_unaligned(half + i * kLanes<W>);
+    }
+  }
+
+  /// out[i*kIn + j] <- (half B)[i][j], `pitch` floats apart.
+  template <class W>
+  static inline void transform_rows(const float* half, std::ptrdiff_t pitch, float* out) {
+#pragma GCC unroll 1
+    for (int i = 0; i < kIn; ++i, half += kLanes<W>) {
+      W d[kIn], t[kIn];
 #pragma GCC unroll 8
-              for (int j = 0; j < kIn; ++j) d[j] = W::load_unaligned(from + j * kColumn);
-              Transform<W>::input(d, t);
+      for (int j = 0; j < kIn; ++j) d[j] = W::load_unaligned(half + j * kIn * kLanes<W>);
+      Transform<W>::input(d, t);
 #pragma GCC unroll 8
-              for (int j = 0; j < kIn; ++j, to += pitch) t[j].store_unaligned(to);
-            }
-          }
-        });
+      for (int j = 0; j < kIn; ++j, out += pitch) t[j].store_unaligned(out);
+    }
   }
 
   /// y[top.., left.., out] <- epilogue(A^T m A), clipped to the output.
@@ -226,52 +253,60 @@ struct Winograd {
       const int columns = smaller(kOut, s.out_width - left);
       const std::ptrdiff_t at = (offset(strip.top, s.out_width) + left) * s.out_channels;
       const Epilogue here = shifted(e, 0, at);
-      if (rows == kOut && columns == kOut) {
-        output_patch<true>(s, kOut, kOut, channels, layout.pitch, products, here, y + at);
-      } else {
-        output_patch<false>(s, rows, columns, channels, layout.pitch, products, here, y + at);
-      }
+      for_each_vector<V>(channels, [&](auto kind, int c) {
+        using W = decltype(kind);
+        float half[kOut * kIn * kLanes<W>];
+        gather_columns<W>(products + c, layout.pitch, half);
+        if (columns == kOut) {
+          store_rows<W, true>(s, rows, kOut, half, shifted(here, c, c), y + at + c);
+        } else {
+          store_rows<W, false>(s, rows, columns, half, shifted(here, c, c), y + at + c);
+        }
+      });
     }
   }
 
-  template <bool kWhole>
-  static inline void output_patch(const ConvShape& s, int rows, int columns, int channels,
-                                  std::ptrdiff_t pitch, const float* products, const Epilogue& e,
-                                  float* y) {
-    const std::ptrdiff_t row_floats = offset(s.out_width, s.out_channels);
-    for_each_vector<V>(
-        channels, [&](auto kind, int c) __attribute__((always_inline)) {
-          using W = decltype(kind);
-          float half[kOut * kIn * kLanes<W>];
-          const float* from = products + c;
+  /// half[i][j] <- A^T m, from products `pitch` floats apart.
+  template <class W>
+  static inline void gather_columns(const float* products, std::ptrdiff_t pitch, float* half) {
+#pragma GCC unroll 1
+    for (int j = 0; j < kIn; ++j, products += pitch, half += kLanes<W>) {
+      W t[kIn], v[kOut];
+      const float* point = products;
 #pragma GCC unroll 8
-          for (int j = 0; j < kIn; ++j, from += pitch) {
-            W t[kIn], v[kOut];
+      for (int i = 0; i < kIn; ++i, point += kIn * pitch) t[i] = W::load_unaligned(point);
+      Transform<W>::output(t, v);
 #pragma GCC unroll 8
-            for (int i = 0; i < kIn; ++i) t[i] = W::load_unaligned(from + i * kIn * pitch);
-            // The point (1, 1) reaches every output with the factor 1: so does a bias added to it.
-            if (j == 1 && e.bias) t[1] = t[1] + W::load_unaligned(e.bias + c);
-            Transform<W>::output(t, v);
+      for (int i = 0; i < kOut; ++i) v[i].store_unaligned(half + i * kIn * kLanes<W>);
+    }
+  }
+
+  /// y[i][j] <- epilogue((half A)[i][j]) for the first rows and columns of a patch.
+  template <class W, bool kWhole>
+  static inline void store_rows(const ConvShape& s, int rows, int columns, const float* half,
+                                const Epilogue& e, float* y) {
+    const std::ptrdiff_t pixel_floats = s.out_channels;
+    const std::ptrdiff_t row_floats = s.out_width * pixel_floats;
+    const float* const skip = e.skip;
+    const bool relu = e.relu;
+    const W bias = e.bias ? W::load_unaligned(e.bias) : W(0.0f);
+    std::ptrdiff_t at = 0;
+#pragma GCC unroll 1
+    for (int i = 0; i < rows; ++i, at += row_floats, half += kIn * kLanes<W>) {
+      W t[kIn], v[kOut];
 #pragma GCC unroll 8
-            for (int i = 0; i < kOut; ++i) v[i].store_unaligned(half + (i * kIn + j) * kLanes<W>);
-          }
-          for (int i = 0; i < (kWhole ? kOut : rows); ++i) {
-            W t[kIn], v[kOut];
+      for (int j = 0; j < kIn; ++j) t[j] = W::load_unaligned(half + j * kLanes<W>);
+      t[1] = t[1] + bias;  // the point 1 reaches every output with the factor 1
+      Transform<W>::output(t, v);
+      std::ptrdiff_t pixel = at;
 #pragma GCC unroll 8
-            for (int j = 0; j < kIn; ++j)
-              t[j] = W::load_unaligned(half + (i * kIn + j) * kLanes<W>);
-            Transform<W>::output(t, v);
-            const std::ptrdiff_t at = i * row_floats + c;
-#pragma GCC unroll 8
-            for (int j = 0; j < kOut; ++j) {
-              if (!kWhole && j == columns) break;
-              const std::ptrdiff_t pixel = at + offset(j, s.out_channels);
-              if (e.skip) v[j] = v[j] + W::load_unaligned(e.skip + pixel);
-              if (e.relu) v[j] = rectify(v[j]);
-              v[j].store_unaligned(y + pixel);
-            }
-          }
-        });
+      for (int j = 0; j < kOut; ++j, pixel += pixel_floats) {
+        if (!kWhole && j == columns) break;
+        if (skip) v[j] = v[j] + W::load_unaligned(skip + pixel);
+        if (relu) v[j] = rectify(v[j]);
+        v[j].store_unaligned(y + pixel);
+      }
+    }
   }
 };
 

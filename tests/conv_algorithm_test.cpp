@@ -31,11 +31,20 @@ TEST_CASE("names of algorithms are read back, others are refused with the list")
                        doctest::Contains("winograd6, im2col, found \"fft\""), Error);
 }
 
-TEST_CASE("auto takes the larger Winograd tile where patches are many and weights few") {
-  CHECK(chosen(ConvAlgorithm::kAuto, square(16, 32)) == "winograd4");
-  CHECK(chosen(ConvAlgorithm::kAuto, square(64, 56)) == "winograd4");
-  // 4 patches against 9.4 million transformed weights.
-  CHECK(chosen(ConvAlgorithm::kAuto, square(512, 7)) != "winograd4");
+TEST_CASE("auto takes larger Winograd tiles where patches are many and weights few") {
+  const auto large = [](const std::string& name) {
+    return name == "winograd4" || name == "winograd6";
+  };
+  for (const KernelTable* kernels : available_kernels()) {
+    INFO(kernels->name);
+    const auto automatic = [&](const ConvShape& s) {
+      return std::string(to_string(choose_conv_path(ConvAlgorithm::kAuto, s, 1, *kernels)));
+    };
+    CHECK(large(automatic(square(16, 32))));
+    CHECK(large(automatic(square(64, 56))));
+    // 4 patches of 4x4 against 9.4 million transformed weights, which wide vectors wait for.
+    if (kernels->lanes >= 8) CHECK_FALSE(large(automatic(square(512, 7))));
+  }
 }
 
 TEST_CASE("layers that an algorithm cannot do fall back") {
@@ -43,8 +52,8 @@ TEST_CASE("layers that an algorithm cannot do fall back") {
   depthwise.groups = 16;
   ConvShape grouped = square(16, 8);
   grouped.groups = 2;
-  for (ConvAlgorithm algorithm :
-       {ConvAlgorithm::kAuto, ConvAlgorithm::kWinograd2, ConvAlgorithm::kWinograd4}) {
+  for (ConvAlgorithm algorithm : {ConvAlgorithm::kAuto, ConvAlgorithm::kWinograd2,
+                                  ConvAlgorithm::kWinograd4, ConvAlgorithm::kWinograd6}) {
     CHECK(chosen(algorithm, square(16, 8, 2)) == "direct");
     CHECK(chosen(algorithm, grouped) == "direct");
     CHECK(chosen(algorithm, depthwise) == "depthwise");
