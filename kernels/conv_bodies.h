@@ -98,6 +98,15 @@ struct Convolution {
     const Shares shares = share_product(part, samples * pixels, in_floats / pixels,
                                         panels * s.groups, static_cast<double>(panel_floats));
     const int block = offramp::conv_block_rows(s, shares.rows.end - shares.rows.begin);
+    if (offramp::conv_is_product(s)) {
+      for (int first = shares.rows.begin; first < shares.rows.end; first += block) {
+        const std::ptrdiff_t at = offset(first, s.out_channels);
+        P::multiply_and_store(smaller(block, shares.rows.end - first), s.in_channels,
+                              s.out_channels, shares.panels, x + offset(first, s.in_channels),
+                              packed, shifted(e, 0, at), y + at);
+      }
+      return;
+    }
     const int zero_floats = round_up(taps.reach, 16);
     std::memset(scratch, 0, static_cast<std::size_t>(zero_floats) * sizeof(float));
     const float** pointers = reinterpret_cast<const float**>(scratch + zero_floats);
@@ -157,14 +166,11 @@ struct Convolution {
     const float* packed;
   };
 
-  static constexpr int kFetchDepth = 48;
-
   /// Computes the block's panels in `range`.
   static void conv_block(const ConvShape& s, const Taps& taps, const Block& b, Range range,
                          const Epilogue& e, float* y) {
     const std::ptrdiff_t panel_floats = offset(taps.count * taps.depth, kColumns);
     const int group_out = s.out_channels / s.groups;
-    const bool fetch = taps.count * taps.depth >= kFetchDepth;
     P::for_each_span(
         range, [&](auto span, int panel) __attribute__((always_inline)) {
           using S = decltype(span);
@@ -180,16 +186,13 @@ struct Convolution {
                 const Ahead ahead = fetch_share(weights + span_floats, span_floats,
                                                 taps.count * taps.depth, number, tiles);
                 const std::ptrdiff_t at = offset(b.first + first, s.out_channels) + column;
-                // What the store will read and write is fetched while long sums are computed.
-                for (int r = 0; fetch && r < decltype(tile)::kValue; ++r) {
-                  const std::ptrdiff_t row = at + offset(smaller(r, count - 1), s.out_channels);
-                  __builtin_prefetch(y + row, 1, 3);
-                  if (e.skip) __builtin_prefetch(e.skip + row, 0, 3);
-                }
+                const Epilogue here = shifted(e, column, at);
+                P::template fetch_outputs<S>(taps.count * taps.depth, count, here, s.out_channels,
+                                             y + at);
                 T::multiply(count, taps.count, taps.depth, b.pointers + first, b.pitch,
                             offset(b.group, taps.depth), weights, kColumns,
                             P::template spacing<S>(panel_floats), ahead, sum);
-                T::store(count, columns, sum, shifted(e, column, at), s.out_channels, y + at);
+                T::store(count, columns, sum, here, s.out_channels, y + at);
               });
         });
   }

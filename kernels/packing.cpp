@@ -188,7 +188,13 @@ bool conv_reads_rows(const ConvShape& shape) {
          shape.dilation_width == 1;
 }
 
+bool conv_is_product(const ConvShape& shape) {
+  return shape.taps() == 1 && shape.stride_height == 1 && shape.stride_width == 1 &&
+         shape.pad_height == 0 && shape.pad_width == 0 && shape.groups == 1;
+}
+
 std::size_t conv_scratch_floats(const ConvShape& shape) {
+  if (conv_is_product(shape)) return 0;
   constexpr int kPointerFloats = static_cast<int>(sizeof(void*) / sizeof(float));
   const bool rows = conv_reads_rows(shape);
   const int block = max_block_rows(shape);

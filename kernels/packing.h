@@ -50,4 +50,7 @@ int conv_block_rows(const ConvShape& shape, int rows);
 /// would make pixels short.
 bool conv_reads_rows(const ConvShape& shape);
 
+/// Whether conv2d is nothing but a matrix product: 1x1, every pixel, one group.
+bool conv_is_product(const ConvShape& shape);
+
 }  // namespace offramp

@@ -82,13 +82,11 @@ struct Products {
     return static_cast<double>(rounds) * kSums * kLanes<V>;
   }
 
-  static void linear(int rows, int in, int out, const float* x, const float* packed,
-                     const Epilogue& e, Part part, float* y) {
-    const Range panels = share_of(part, round_up_division(out, kColumns));
-    if (rows == 1) {
-      linear_row(in, out, panels, x, packed, e, y);
-      return;
-    }
+  /// y[row][column] <- x[row][k] * packed[panel][k][column], and the epilogue, for `rows` rows and
+  /// the columns of the panels in `panels`; `in` and `out` floats from row to row.
+  static __attribute__((noinline)) void multiply_and_store(int rows, int in, int out, Range panels,
+                                                           const float* x, const float* packed,
+                                                           const Epilogue& e, float* y) {
     const std::ptrdiff_t panel_floats = offset(in, kColumns);
     for_each_span(
         panels, [&](auto span, int panel) __attribute__((always_inline)) {
@@ -103,12 +101,40 @@ struct Products {
                 const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
                 const Ahead ahead =
                     fetch_share(weights + span_floats, span_floats, in, number, tiles);
+                const std::ptrdiff_t at = offset(first, out) + column;
+                const Epilogue here = shifted(e, column, at);
+                fetch_outputs<S>(in, count, here, out, y + at);
                 SpanTile<S>::multiply_rows(count, in, x + offset(first, in), in, weights, kColumns,
                                            spacing<S>(panel_floats), ahead, sum);
-                const std::ptrdiff_t at = offset(first, out) + column;
-                SpanTile<S>::store(count, columns, sum, shifted(e, column, at), out, y + at);
+                SpanTile<S>::store(count, columns, sum, here, out, y + at);
               });
         });
+  }
+
+  /// Fetches what the store of a tile will read and write; to be called before its sums are
+  /// computed, where these take long enough: `terms` multiplications each.
+  template <class S>
+  static inline __attribute__((always_inline)) void fetch_outputs(int terms, int rows,
+                                                                  const Epilogue& e,
+                                                                  std::ptrdiff_t pitch, float* y) {
+    constexpr int kLeastTerms = 48, kLineFloats = 16;
+    if (terms < kLeastTerms) return;
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < S::kPanels * kColumns; c += kLineFloats) {
+        __builtin_prefetch(y + r * pitch + c, 1, 3);
+        if (e.skip) __builtin_prefetch(e.skip + r * pitch + c, 0, 3);
+      }
+    }
+  }
+
+  static void linear(int rows, int in, int out, const float* x, const float* packed,
+                     const Epilogue& e, Part part, float* y) {
+    const Range panels = share_of(part, round_up_division(out, kColumns));
+    if (rows == 1) {
+      linear_row(in, out, panels, x, packed, e, y);
+    } else {
+      multiply_and_store(rows, in, out, panels, x, packed, e, y);
+    }
   }
 
  private:
@@ -128,7 +154,9 @@ struct Products {
   static void linear_panels(int in, int out, int column, const float* x, const float* packed,
                             const Epilogue& e, float* y) {
     V sum[kPanels][1][kPanelVectors];
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 8
       for (int v = 0; v < kPanelVectors; ++v) sum[p][0][v] = V(0.0f);
     }
     const float* weights = packed + offset(in, column);
@@ -144,6 +172,7 @@ struct Products {
       }
       weights += kColumns;
     }
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p, column += kColumns) {
       Tile<V, kPanelVectors>::template store<1>(1, smaller(kColumns, out - column), sum[p],
                                                 shifted(e, column, column), out, y + column);

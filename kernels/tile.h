@@ -26,17 +26,20 @@ inline __attribute__((always_inline)) void with_rows(int rows, F f) {
   }
 }
 
-/// Divides `count` rows into tiles of at most kMax that differ by one row at most, and calls
-/// f(Rows<R>, first, rows, number, tiles) for each of them, rows <= R. Even tiles lose least: one
-/// of fewer than four rows costs as much time as one of four, because its sums wait for each other.
+/// Divides `count` rows into as few tiles of at most kMax as there can be, of numbers of rows that
+/// with_rows() has and that are as even as possible, and calls f(Rows<R>, first, rows, number,
+/// tiles) for each of them, rows <= R. Even tiles lose least: one of fewer than four rows costs as
+/// much time as one of four, because its sums wait for each other.
 template <int kMax, class F>
 inline __attribute__((always_inline)) void for_each_tile(int count, F f) {
+  constexpr int kUnit = kMax > 6 ? 2 : 1;
   const int tiles = round_up_division(count, kMax);
-  const int rows = round_up_division(count, tiles);
-  const int whole = count - tiles * (rows - 1);  // the others have a row less
+  const int units = round_up_division(count, kUnit);
+  const int most = round_up_division(units, tiles);
+  const int whole = units - tiles * (most - 1);  // the others have a unit less
   int first = 0;
   for (int t = 0; t < tiles; ++t) {
-    const int here = t < whole ? rows : rows - 1;
+    const int here = smaller((t < whole ? most : most - 1) * kUnit, count - first);
     with_rows<kMax>(
         here, [&](auto r) __attribute__((always_inline)) {
           constexpr int kTileRows = decltype(r)::kValue;
@@ -59,6 +62,60 @@ inline Ahead fetch_share(const float* from, std::ptrdiff_t floats, int depth, in
   return {reinterpret_cast<const char*>(from) + tile * bytes, bytes / depth};
 }
 
+/// Rows of a tile at any places. Those past `rows` are not read: the last one stands in for them.
+template <int kRows>
+class ScatteredRows {
+ public:
+  inline __attribute__((always_inline)) ScatteredRows(const float* const* rows, int count,
+                                                      std::ptrdiff_t at) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) row_[r] = rows[r < count ? r : count - 1] + at;
+  }
+  inline __attribute__((always_inline)) float at(int r) const { return row_[r][column_]; }
+  inline __attribute__((always_inline)) void advance() { ++column_; }
+
+ private:
+  const float* row_[kRows];
+  std::ptrdiff_t column_ = 0;
+};
+
+/// Rows that stand `pitch` floats apart. A pointer for every third one is enough, since an address
+/// may hold a multiple of the pitch, so that all of them fit the registers; the last row, which
+/// stands in for those past `count`, has its own.
+template <int kRows>
+class PitchedRows {
+ public:
+  inline __attribute__((always_inline)) PitchedRows(const float* first, int count,
+                                                    std::ptrdiff_t pitch)
+      : pitch_(pitch), last_(first + (count - 1) * pitch) {
+#pragma GCC unroll 16
+    for (int g = 0; g < kGroups; ++g) group_[g] = first + g * 3 * pitch;
+    hide();
+  }
+  inline __attribute__((always_inline)) float at(int r) const {
+    return r == kRows - 1 ? *last_ : group_[r / 3][r % 3 * pitch_];
+  }
+  inline __attribute__((always_inline)) void advance() {
+    ++last_;
+#pragma GCC unroll 16
+    for (int g = 0; g < kGroups; ++g) ++group_[g];
+    hide();
+  }
+
+ private:
+  static constexpr int kGroups = (kRows + 1) / 3;  // of the rows before the last
+
+  // From the compiler, that these pointers have to do with each other: it would make one of all.
+  inline __attribute__((always_inline)) void hide() {
+#pragma GCC unroll 16
+    for (int g = 0; g < kGroups; ++g) asm("" : "+r"(group_[g]));
+  }
+
+  std::ptrdiff_t pitch_;
+  const float* last_;
+  const float* group_[kGroups > 0 ? kGroups : 1];
+};
+
 /// Tiles of outputs kVectors vectors wide, held in registers. Their columns are those of one panel
 /// of weights, or of kVectors neighbouring panels that are a vector wide each.
 template <class V, int kVectors>
@@ -75,17 +132,11 @@ struct Tile {
                                                              const float* packed, int step,
                                                              std::ptrdiff_t spacing, Ahead ahead,
                                                              V (&sum)[kRows][kVectors]) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = V(0.0f);
-    }
+    clear(sum);
     for (int t = 0; t < taps; ++t) {
-      const float* row[kRows];
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) row[r] = a[r < rows ? r : rows - 1] + a_offset;
+      accumulate<true>(depth, ScatteredRows<kRows>(a, rows, a_offset), packed, step, spacing, ahead,
+                       sum);
       a += a_pitch;
-      accumulate<true>(depth, row, packed, step, spacing, ahead, sum);
       ahead.from += depth * ahead.step;
       packed += offset(depth, step);
     }
@@ -97,13 +148,8 @@ struct Tile {
   static inline __attribute__((always_inline)) void multiply_rows(
       int rows, int depth, const float* a, std::ptrdiff_t pitch, const float* packed, int step,
       std::ptrdiff_t spacing, Ahead ahead, V (&sum)[kRows][kVectors]) {
-    const float* row[kRows];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      row[r] = a + (r < rows ? r : rows - 1) * pitch;
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = V(0.0f);
-    }
+    clear(sum);
+    const PitchedRows<kRows> row(a, rows, pitch);
     if (ahead.step == 0) {
       accumulate<false>(depth, row, packed, step, spacing, ahead, sum);
     } else {
@@ -111,9 +157,17 @@ struct Tile {
     }
   }
 
-  template <bool kFetch, int kRows>
-  static inline __attribute__((always_inline)) void accumulate(int depth,
-                                                               const float* const (&row)[kRows],
+  template <int kRows>
+  static inline __attribute__((always_inline)) void clear(V (&sum)[kRows][kVectors]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = V(0.0f);
+    }
+  }
+
+  template <bool kFetch, int kRows, class R>
+  static inline __attribute__((always_inline)) void accumulate(int depth, R row,
                                                                const float* packed, int step,
                                                                std::ptrdiff_t spacing, Ahead ahead,
                                                                V (&sum)[kRows][kVectors]) {
@@ -128,10 +182,11 @@ struct Tile {
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
-        const V x(row[r][k]);
+        const V x(row.at(r));
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add(x, w[v], sum[r][v]);
       }
+      row.advance();
     }
   }
 
@@ -161,8 +216,11 @@ struct Tile {
       }
       return;
     }
+    // Unrolled, as every loop over sums: one at a changing place would keep all of them in memory.
     float spilled[kRows][kColumns];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sum[r][v].store_unaligned(&spilled[r][v * kLanes<V>]);
     }
     for (int r = 0; r < rows; ++r) {
