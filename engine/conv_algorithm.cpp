@@ -11,18 +11,32 @@
 namespace offramp {
 namespace {
 
-// What things cost in multiply-accumulates of a convolution at full speed, measured with
-// bench/kernels_bench.cpp and `offramp profile` on a core with AVX2. An output of a direct
-// convolution: its pointers and its store.
-constexpr double kOutput = 18.0;
-// A value that Winograd's F(2x2), F(4x4) and F(6x6) transform.
-constexpr double kTransform2 = 7.6, kTransform4 = 8.3, kTransform6 = 12.0;
-// A weight that comes from a second-level cache; and from memory, where that takes longer than the
-// arithmetic beside which it is fetched. For vectors of 8: wider ones multiply faster, but load at
-// the same speed.
-constexpr double kNearWeight = 0.8;
-constexpr double kFarWeight = 9.3;
-constexpr double kFarFloats = 256 * 1024;  // 1 MiB
+// What things cost in multiply-accumulates at full speed, measured with bench/kernels_bench.cpp and
+// `offramp profile` on cores with AVX2 (Zen 3) and AVX-512 (Sapphire Rapids).
+struct Prices {
+  double product;  ///< a multiply-accumulate: register tiles do not reach full speed
+  /// An output of a direct convolution: its pointers and its store.
+  double output = 18.0;
+  /// A value that Winograd's F(2x2), F(4x4) and F(6x6) transform.
+  double transform2, transform4, transform6;
+  double near_weight;  ///< a weight on its way from the second-level cache
+  /// And one that comes from further away, while products are computed or longer.
+  double last_level_weight, memory_weight;
+};
+
+// Vectors of 16 multiply twice as fast as those of 8, but load and store hardly faster.
+Prices prices(const KernelTable& k) {
+  const double width = k.lanes / 8.0;
+  const bool wide = k.lanes > 8;
+  const double transform = wide ? 1.6 : 1.0;
+  return {.product = wide ? 1.3 : 1.15,
+          .transform2 = 7.6 * transform,
+          .transform4 = 8.3 * transform,
+          .transform6 = 12.0 * transform,
+          .near_weight = 0.8 * width,
+          .last_level_weight = 8.0 * width,
+          .memory_weight = 16.0 * width};
+}
 
 bool winograd_can(const ConvShape& s) {
   return s.kernel_height == 3 && s.kernel_width == 3 && s.stride_height == 1 &&
@@ -34,17 +48,21 @@ int round_up(int value, int multiple) { return (value + multiple - 1) / multiple
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 // `products` multiply-accumulates with weights that are read once.
-double product_cost(double products, std::size_t weights, const KernelTable& k) {
-  const double count = static_cast<double>(weights) * k.lanes / 8.0;
-  const double far = static_cast<double>(weights) > kFarFloats ? kFarWeight * count : 0.0;
-  return std::max(products, far) + kNearWeight * count;
+double product_cost(double products, std::size_t weights, WeightsHome home, const Prices& price) {
+  const double count = static_cast<double>(weights);
+  const double fetch = home == WeightsHome::kNear        ? 0.0
+                       : home == WeightsHome::kLastLevel ? price.last_level_weight
+                                                         : price.memory_weight;
+  return std::max(products * price.product, fetch * count) + price.near_weight * count;
 }
 
-double direct_cost(const ConvShape& s, int samples, const KernelTable& k) {
+double direct_cost(const ConvShape& s, int samples, WeightsHome home, const KernelTable& k) {
+  const Prices price = prices(k);
   const double outputs = static_cast<double>(samples) * s.out_pixels() *
                          round_up(s.group_out(), k.tile_columns) * s.groups;
-  return outputs * kOutput +
-         product_cost(outputs * s.taps() * s.group_in(), packed_conv_floats(s, k.tile_columns), k);
+  return outputs * price.output + product_cost(outputs * s.taps() * s.group_in(),
+                                               conv_weight_floats(ConvPath::kDirect, s, k), home,
+                                               price);
 }
 
 // Channels that do not fill a vector are transformed one by one.
@@ -52,7 +70,10 @@ int transformed(int channels, const KernelTable& k) {
   return (channels / k.lanes + channels % k.lanes) * k.lanes;
 }
 
-double winograd_cost(const ConvShape& s, int samples, const KernelTable& k, int tile) {
+double winograd_cost(ConvPath path, const ConvShape& s, int samples, WeightsHome home,
+                     const KernelTable& k) {
+  const Prices price = prices(k);
+  const int tile = winograd_tile(path);
   const double points = (tile + 2) * (tile + 2);
   const double patches =
       static_cast<double>(samples) * divide_up(s.out_height, tile) * divide_up(s.out_width, tile);
@@ -60,9 +81,10 @@ double winograd_cost(const ConvShape& s, int samples, const KernelTable& k, int 
       patches * points * s.in_channels * round_up(s.out_channels, k.tile_columns);
   const double values =
       patches * points * (transformed(s.in_channels, k) + transformed(s.out_channels, k));
-  const double transform = tile == 2 ? kTransform2 : tile == 4 ? kTransform4 : kTransform6;
-  return values * transform +
-         product_cost(products, packed_winograd_floats(s, tile, k.tile_columns), k);
+  const double transform = tile == 2   ? price.transform2
+                           : tile == 4 ? price.transform4
+                                       : price.transform6;
+  return values * transform + product_cost(products, conv_weight_floats(path, s, k), home, price);
 }
 
 }  // namespace
@@ -143,14 +165,20 @@ bool can_compute(ConvPath path, const ConvShape& shape) {
   return winograd_tile(path) == 0 || winograd_can(shape);
 }
 
-double conv_cost(ConvPath path, const ConvShape& shape, int samples, const KernelTable& kernels) {
+std::size_t conv_weight_floats(ConvPath path, const ConvShape& shape, const KernelTable& kernels) {
+  if (path == ConvPath::kDirect) return packed_conv_floats(shape, kernels.tile_columns);
+  return packed_winograd_floats(shape, winograd_tile(path), kernels.tile_columns);
+}
+
+double conv_cost(ConvPath path, const ConvShape& shape, int samples, WeightsHome home,
+                 const KernelTable& kernels) {
   assert(path == ConvPath::kDirect || winograd_can(shape));
-  if (path == ConvPath::kDirect) return direct_cost(shape, samples, kernels);
-  return winograd_cost(shape, samples, kernels, winograd_tile(path));
+  if (path == ConvPath::kDirect) return direct_cost(shape, samples, home, kernels);
+  return winograd_cost(path, shape, samples, home, kernels);
 }
 
 ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape, int samples,
-                          const KernelTable& kernels) {
+                          WeightsHome home, const KernelTable& kernels) {
   if (shape.depthwise()) return ConvPath::kDepthwise;
   if (algorithm == ConvAlgorithm::kIm2col) return ConvPath::kIm2col;
   if (!winograd_can(shape)) return ConvPath::kDirect;
@@ -159,10 +187,9 @@ ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape, int s
   if (algorithm == ConvAlgorithm::kWinograd6) return ConvPath::kWinograd6;
   ConvPath best = ConvPath::kDirect;
   if (algorithm == ConvAlgorithm::kDirect) return best;
+  const auto cost = [&](ConvPath path) { return conv_cost(path, shape, samples, home, kernels); };
   for (ConvPath path : {ConvPath::kWinograd2, ConvPath::kWinograd4, ConvPath::kWinograd6}) {
-    if (conv_cost(path, shape, samples, kernels) < conv_cost(best, shape, samples, kernels)) {
-      best = path;
-    }
+    if (cost(path) < cost(best)) best = path;
   }
   return best;
 }

@@ -1,6 +1,7 @@
 // How convolutions are computed, and which way is expected to be the fastest for a layer.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 
@@ -38,12 +39,20 @@ std::optional<ConvPath> parse_conv_path(const std::string& name);
 /// Whether `path` can do a convolution of this shape.
 bool can_compute(ConvPath path, const ConvShape& shape);
 
+/// Where the weights of a network are when they are needed again: in the second-level cache, in
+/// the last one, or in memory.
+enum class WeightsHome { kNear, kLastLevel, kMemory };
+
 /// What a user's wish comes to for a layer that computes `samples` samples at a time.
 ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape, int samples,
-                          const KernelTable& kernels);
+                          WeightsHome home, const KernelTable& kernels);
 
-/// Expected time of `samples` samples, in multiply-accumulates of a convolution that runs at full
-/// speed. `path` must be kDirect or one of Winograd's that can.
-double conv_cost(ConvPath path, const ConvShape& shape, int samples, const KernelTable& kernels);
+/// Floats of the weights that `path` reads; kDirect or one of Winograd's.
+std::size_t conv_weight_floats(ConvPath path, const ConvShape& shape, const KernelTable& kernels);
+
+/// Expected time of `samples` samples, in multiply-accumulates at the speed that no kernel exceeds.
+/// `path` must be kDirect or one of Winograd's that can.
+double conv_cost(ConvPath path, const ConvShape& shape, int samples, WeightsHome home,
+                 const KernelTable& kernels);
 
 }  // namespace offramp

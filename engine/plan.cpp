@@ -58,6 +58,41 @@ Traffic traffic(const Step& step, const KernelTable& kernels) {
   return t;
 }
 
+// A path for each layer of the segment; kDirect for what is no convolution. Where the weights come
+// from depends on how many there are, and that on the paths: what these would be if all were near
+// tells whether they can be.
+std::vector<ConvPath> choose_paths(const Graph& graph, const Segment& segment,
+                                   const PlanOptions& options, int together,
+                                   const KernelTable& kernels) {
+  constexpr std::size_t kLastLevelFloats = 4u << 20;  // 16 MiB
+  std::vector<ConvPath> paths(segment.layers.size(), ConvPath::kDirect);
+  const auto choose = [&](WeightsHome home) {
+    std::size_t weights = 0;
+    for (std::size_t i = 0; i < paths.size(); ++i) {
+      const Layer& layer = graph.layers[at(segment.layers[i])];
+      const Shape &in = graph.values[at(layer.inputs[0])], &out = graph.values[at(layer.output)];
+      if (std::holds_alternative<Linear>(layer.op)) weights += in.elements() * out.elements();
+      const auto* conv = std::get_if<Conv2d>(&layer.op);
+      if (conv == nullptr) continue;
+      const ConvShape shape = conv_shape(*conv, in, out);
+      const auto wanted = options.paths.find(layer.name);
+      paths[i] = wanted != options.paths.end() && can_compute(wanted->second, shape)
+                     ? wanted->second
+                     : choose_conv_path(options.convolution, shape, together, home, kernels);
+      const bool plain = winograd_tile(paths[i]) == 0;
+      weights += conv_weight_floats(plain ? ConvPath::kDirect : paths[i], shape, kernels);
+    }
+    return weights;
+  };
+  const std::size_t weights = choose(WeightsHome::kNear);
+  if (weights > kLastLevelFloats) {
+    choose(WeightsHome::kMemory);
+  } else if (weights > cache_floats()) {
+    choose(WeightsHome::kLastLevel);
+  }
+  return paths;
+}
+
 // Calls f(); the time that takes goes to `clock`.
 template <class F>
 void timed(StepClock* clock, int thread, int step, double share, F f) noexcept {
@@ -287,21 +322,19 @@ Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions
   // A guess of how many samples will share a visit to the weights; divide_batch() needs the
   // weights.
   const int together = std::min(kSharing, impl->samples_of_a_thread());
-  for (int index : segment.layers) {
-    const Layer& layer = graph.layers[at(index)];
+  const std::vector<ConvPath> paths =
+      choose_paths(graph, segment, options, together, *impl->kernels);
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    const Layer& layer = graph.layers[at(segment.layers[i])];
     Step step;
     step.name = layer.name;
     step.op = layer.op;
     step.out = graph.values[at(layer.output)];
     for (ValueId id : layer.inputs) step.in.push_back(graph.values[at(id)]);
     step.macs = static_cast<double>(macs(graph, layer));
-    if (const auto* conv = std::get_if<Conv2d>(&layer.op)) {
-      const ConvShape shape = conv_shape(*conv, step.in[0], step.out);
-      const auto wanted = options.paths.find(layer.name);
-      step.path = wanted != options.paths.end() && can_compute(wanted->second, shape)
-                      ? wanted->second
-                      : choose_conv_path(options.convolution, shape, together, *impl->kernels);
-    } else if (options.convolution == ConvAlgorithm::kIm2col) {
+    step.path = paths[i];
+    if (options.convolution == ConvAlgorithm::kIm2col &&
+        !std::holds_alternative<Conv2d>(layer.op)) {
       step.path = ConvPath::kIm2col;
     }
     pack_weights(step, *impl->kernels);

@@ -40,7 +40,8 @@ struct View {
   }
 };
 
-/// Owned floats, aligned to a cache line. Not initialised. Move-only.
+/// Owned floats, aligned to a cache line, in huge pages where they fill some. Not initialised.
+/// Move-only.
 class Buffer {
  public:
   static constexpr std::size_t kAlignment = 64;
@@ -54,9 +55,10 @@ class Buffer {
 
  private:
   struct Free {
+    std::size_t alignment;
     void operator()(float* p) const;
   };
-  std::unique_ptr<float[], Free> data_;
+  std::unique_ptr<float[], Free> data_{nullptr, Free{kAlignment}};
   std::size_t size_ = 0;
 };
 

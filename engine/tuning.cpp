@@ -64,6 +64,7 @@ void measure(std::vector<Candidate>& candidates, const PlanOptions& options) {
   for (int round = 0; round < kMostRounds; ++round) {
     if (round >= kLeastRounds && std::chrono::steady_clock::now() > end) break;
     for (Candidate& it : candidates) {
+      it.plan.run(view, it.workspace, &pool);  // caches as the plan itself leaves them
       StepClock clock(static_cast<int>(it.steps.size()), options.threads);
       it.plan.run(view, it.workspace, &pool, &clock);
       for (std::size_t i = 0; i < it.steps.size(); ++i) {

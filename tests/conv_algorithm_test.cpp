@@ -18,7 +18,7 @@ ConvShape square(int channels, int side, int stride = 1) {
 }
 
 std::string chosen(ConvAlgorithm algorithm, const ConvShape& s) {
-  return to_string(choose_conv_path(algorithm, s, 1, best_kernels()));
+  return to_string(choose_conv_path(algorithm, s, 1, WeightsHome::kNear, best_kernels()));
 }
 
 }  // namespace
@@ -31,19 +31,20 @@ TEST_CASE("names of algorithms are read back, others are refused with the list")
                        doctest::Contains("winograd6, im2col, found \"fft\""), Error);
 }
 
-TEST_CASE("auto takes larger Winograd tiles where patches are many and weights few") {
-  const auto large = [](const std::string& name) {
-    return name == "winograd4" || name == "winograd6";
-  };
+TEST_CASE("auto takes larger Winograd tiles where patches are many and weights few or near") {
   for (const KernelTable* kernels : available_kernels()) {
     INFO(kernels->name);
-    const auto automatic = [&](const ConvShape& s) {
-      return std::string(to_string(choose_conv_path(ConvAlgorithm::kAuto, s, 1, *kernels)));
+    const auto tile = [&](const ConvShape& s, WeightsHome home) {
+      return winograd_tile(choose_conv_path(ConvAlgorithm::kAuto, s, 1, home, *kernels));
     };
-    CHECK(large(automatic(square(16, 32))));
-    CHECK(large(automatic(square(64, 56))));
+    CHECK(tile(square(16, 32), WeightsHome::kNear) >= 4);
+    CHECK(tile(square(64, 56), WeightsHome::kMemory) >= 4);
     // 4 patches of 4x4 against 9.4 million transformed weights, which wide vectors wait for.
-    if (kernels->lanes >= 8) CHECK_FALSE(large(automatic(square(512, 7))));
+    if (kernels->lanes >= 8) CHECK(tile(square(512, 7), WeightsHome::kMemory) <= 2);
+    for (const int side : {4, 8, 16, 32}) {
+      CHECK(tile(square(64, side), WeightsHome::kMemory) <=
+            tile(square(64, side), WeightsHome::kNear));
+    }
   }
 }
 
