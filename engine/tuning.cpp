@@ -13,9 +13,13 @@
 namespace offramp {
 namespace {
 
-// Enough rounds for a steady median; large networks, which are less noisy, get fewer.
-constexpr int kLeastRounds = 5;
-constexpr int kMostRounds = 40;
+// Enough rounds for a steady median; large networks, which are less noisy, get fewer. In each of
+// them a candidate first runs unmeasured, until the caches are as it leaves them itself: one run
+// does not push the others' weights out of a last-level cache.
+constexpr int kLeastRounds = 3;
+constexpr int kMostRounds = 15;
+constexpr int kWarmRuns = 4;
+constexpr int kMeasuredRuns = 3;
 constexpr std::chrono::seconds kDuration{2};
 
 constexpr ConvAlgorithm kCandidates[] = {ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
@@ -59,16 +63,17 @@ void measure(std::vector<Candidate>& candidates, const PlanOptions& options) {
   for (float& value : input) value = normal(random);
   ThreadPool pool(options.threads);
   const View view{input.data(), options.max_batch, shape};
-  for (Candidate& it : candidates) it.plan.run(view, it.workspace, &pool);  // touches every page
   const auto end = std::chrono::steady_clock::now() + kDuration;
   for (int round = 0; round < kMostRounds; ++round) {
     if (round >= kLeastRounds && std::chrono::steady_clock::now() > end) break;
     for (Candidate& it : candidates) {
-      it.plan.run(view, it.workspace, &pool);  // caches as the plan itself leaves them
-      StepClock clock(static_cast<int>(it.steps.size()), options.threads);
-      it.plan.run(view, it.workspace, &pool, &clock);
-      for (std::size_t i = 0; i < it.steps.size(); ++i) {
-        it.ns[i].push_back(clock.nanoseconds(static_cast<int>(i)));
+      for (int run = 0; run < kWarmRuns; ++run) it.plan.run(view, it.workspace, &pool);
+      for (int run = 0; run < kMeasuredRuns; ++run) {
+        StepClock clock(static_cast<int>(it.steps.size()), options.threads);
+        it.plan.run(view, it.workspace, &pool, &clock);
+        for (std::size_t i = 0; i < it.steps.size(); ++i) {
+          it.ns[i].push_back(clock.nanoseconds(static_cast<int>(i)));
+        }
       }
     }
   }
