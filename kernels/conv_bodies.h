@@ -97,16 +97,14 @@ struct Convolution {
     // The panels of all groups are one row of panels; a group reads its own input channels.
     const Shares shares = share_product(part, samples * pixels, in_floats / pixels,
                                         panels * s.groups, static_cast<double>(panel_floats));
-    const int block = offramp::conv_block_rows(s, shares.rows.end - shares.rows.begin);
     if (offramp::conv_is_product(s)) {
-      for (int first = shares.rows.begin; first < shares.rows.end; first += block) {
-        const std::ptrdiff_t at = offset(first, s.out_channels);
-        P::multiply_and_store(smaller(block, shares.rows.end - first), s.in_channels,
-                              s.out_channels, shares.panels, x + offset(first, s.in_channels),
-                              packed, shifted(e, 0, at), y + at);
-      }
+      const std::ptrdiff_t at = offset(shares.rows.begin, s.out_channels);
+      P::multiply_and_store(shares.rows.end - shares.rows.begin, s.in_channels, s.out_channels,
+                            shares.panels, x + offset(shares.rows.begin, s.in_channels), packed,
+                            shifted(e, 0, at), y + at);
       return;
     }
+    const int block = offramp::conv_block_rows(s, shares.rows.end - shares.rows.begin);
     const int zero_floats = round_up(taps.reach, 16);
     std::memset(scratch, 0, static_cast<std::size_t>(zero_floats) * sizeof(float));
     const float** pointers = reinterpret_cast<const float**>(scratch + zero_floats);

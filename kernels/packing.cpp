@@ -35,9 +35,13 @@ int round_up(int value, int multiple) { return (value + multiple - 1) / multiple
 
 int divide_up(int value, int by) { return (value + by - 1) / by; }
 
-// The size of equal blocks of at most `most` that `count` things divide into.
+// The size of about equal blocks of at most `most` rows that `count` rows divide into, of whole
+// tiles: 2, 4, 6 and 12 rows, those of most kernel tables, divide this number.
+constexpr int kWholeTiles = 12;
+
 int even_block(int count, int most) {
-  return count <= most ? std::max(count, 1) : divide_up(count, divide_up(count, most));
+  if (count <= most) return std::max(count, 1);
+  return std::min(round_up(divide_up(count, divide_up(count, most)), kWholeTiles), most);
 }
 
 // Pixels that share a visit to a panel: enough to read the weights seldom (a byte or so for each
@@ -178,6 +182,8 @@ std::size_t winograd_scratch_floats(const ConvShape& shape, int samples, int til
   const int zeros = round_up((tile * kWinogradStrip + 2) * shape.in_channels, kLineFloats);
   return static_cast<std::size_t>(zeros + points * point);
 }
+
+int product_block_rows(int rows) { return even_block(rows, kMaxBlockRows); }
 
 int conv_block_rows(const ConvShape& shape, int rows) {
   return even_block(rows, max_block_rows(shape));

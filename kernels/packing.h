@@ -43,7 +43,10 @@ std::ptrdiff_t winograd_pitch(int patches, int channels);
 /// Working memory of KernelTable::conv2d.
 std::size_t conv_scratch_floats(const ConvShape& shape);
 
-/// How many of `rows` output pixels share a visit to the weights.
+/// How many of `rows` rows of a matrix product share a visit to the weights.
+int product_block_rows(int rows);
+
+/// The same for output pixels of a convolution, whose pointers have to fit the first-level cache.
 int conv_block_rows(const ConvShape& shape, int rows);
 
 /// Whether a tap of conv2d is a row of the kernel and not a pixel: pays where few input channels

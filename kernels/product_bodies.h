@@ -84,31 +84,14 @@ struct Products {
 
   /// y[row][column] <- x[row][k] * packed[panel][k][column], and the epilogue, for `rows` rows and
   /// the columns of the panels in `panels`; `in` and `out` floats from row to row.
-  static __attribute__((noinline)) void multiply_and_store(int rows, int in, int out, Range panels,
-                                                           const float* x, const float* packed,
-                                                           const Epilogue& e, float* y) {
-    const std::ptrdiff_t panel_floats = offset(in, kColumns);
-    for_each_span(
-        panels, [&](auto span, int panel) __attribute__((always_inline)) {
-          using S = decltype(span);
-          const int column = panel * kColumns;
-          const int columns = smaller(S::kPanels * kColumns, out - column);
-          for_each_tile<S::kRows>(
-              rows, [&](auto tile, int first, int count, int number,
-                        int tiles) __attribute__((always_inline)) {
-                V sum[decltype(tile)::kValue][S::kPanels * kPanelVectors];
-                const float* weights = packed + panel * panel_floats;
-                const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
-                const Ahead ahead =
-                    fetch_share(weights + span_floats, span_floats, in, number, tiles);
-                const std::ptrdiff_t at = offset(first, out) + column;
-                const Epilogue here = shifted(e, column, at);
-                fetch_outputs<S>(in, count, here, out, y + at);
-                SpanTile<S>::multiply_rows(count, in, x + offset(first, in), in, weights, kColumns,
-                                           spacing<S>(panel_floats), ahead, sum);
-                SpanTile<S>::store(count, columns, sum, here, out, y + at);
-              });
-        });
+  static void multiply_and_store(int rows, int in, int out, Range panels, const float* x,
+                                 const float* packed, const Epilogue& e, float* y) {
+    const int block = offramp::product_block_rows(rows);
+    for (int first = 0; first < rows; first += block) {
+      const std::ptrdiff_t at = offset(first, out);
+      product_block(smaller(block, rows - first), in, out, panels, x + offset(first, in), packed,
+                    shifted(e, 0, at), y + at);
+    }
   }
 
   /// Fetches what the store of a tile will read and write; to be called before its sums are
@@ -138,6 +121,34 @@ struct Products {
   }
 
  private:
+  /// Rows that share a visit to the weights.
+  static __attribute__((noinline)) void product_block(int rows, int in, int out, Range panels,
+                                                      const float* x, const float* packed,
+                                                      const Epilogue& e, float* y) {
+    const std::ptrdiff_t panel_floats = offset(in, kColumns);
+    for_each_span(
+        panels, [&](auto span, int panel) __attribute__((always_inline)) {
+          using S = decltype(span);
+          const int column = panel * kColumns;
+          const int columns = smaller(S::kPanels * kColumns, out - column);
+          for_each_tile<S::kRows>(
+              rows, [&](auto tile, int first, int count, int number,
+                        int tiles) __attribute__((always_inline)) {
+                V sum[decltype(tile)::kValue][S::kPanels * kPanelVectors];
+                const float* weights = packed + panel * panel_floats;
+                const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
+                const Ahead ahead =
+                    fetch_share(weights + span_floats, span_floats, in, number, tiles);
+                const std::ptrdiff_t at = offset(first, out) + column;
+                const Epilogue here = shifted(e, column, at);
+                fetch_outputs<S>(in, count, here, out, y + at);
+                SpanTile<S>::multiply_rows(count, in, x + offset(first, in), in, weights, kColumns,
+                                           spacing<S>(panel_floats), ahead, sum);
+                SpanTile<S>::store(count, columns, sum, here, out, y + at);
+              });
+        });
+  }
+
   /// One row has too few sums in a panel to hide the latency of the multiply-add: several panels at
   /// once. Each sum adds up in the same order as in a tile.
   static void linear_row(int in, int out, Range panels, const float* x, const float* packed,

@@ -66,8 +66,8 @@ inline Ahead fetch_share(const float* from, std::ptrdiff_t floats, int depth, in
 template <int kRows>
 class ScatteredRows {
  public:
-  inline __attribute__((always_inline)) ScatteredRows(const float* const* rows, int count,
-                                                      std::ptrdiff_t at) {
+  inline __attribute__((always_inline))
+  ScatteredRows(const float* const* rows, int count, std::ptrdiff_t at) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) row_[r] = rows[r < count ? r : count - 1] + at;
   }
@@ -85,8 +85,8 @@ class ScatteredRows {
 template <int kRows>
 class PitchedRows {
  public:
-  inline __attribute__((always_inline)) PitchedRows(const float* first, int count,
-                                                    std::ptrdiff_t pitch)
+  inline __attribute__((always_inline))
+  PitchedRows(const float* first, int count, std::ptrdiff_t pitch)
       : pitch_(pitch), last_(first + (count - 1) * pitch) {
 #pragma GCC unroll 16
     for (int g = 0; g < kGroups; ++g) group_[g] = first + g * 3 * pitch;
