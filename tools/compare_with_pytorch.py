@@ -36,7 +36,7 @@ ACCURACY_TOLERANCE = 0.02  # percentage points
 BATCH_PIXELS = 250 * 32 * 32
 CIFAR_RECORD = 1 + 3 * 32 * 32
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
-CONVS = ("auto", "direct", "winograd2", "winograd4", "im2col")
+CONVS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "im2col")
 
 
 class Stop(Exception):
@@ -235,7 +235,7 @@ def parse(arguments):
         help="the engine's program (default build/release/offramp)",
     )
     add("--isa", default="all", help="all or the best that this CPU has, or names such as sse2,avx2")
-    add("--conv", default="all", help="all, or names of auto,direct,winograd2,winograd4,im2col")
+    add("--conv", default="all", help="all, or names of auto,direct,winograd2,winograd4,winograd6,im2col")
     add("--limit", type=int, metavar="N", help="only the first N pictures")
     options = parser.parse_args(arguments)
     options.conv = CONVS if options.conv == "all" else options.conv.split(",")
