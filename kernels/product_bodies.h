@@ -90,7 +90,7 @@ struct Products {
     for (int first = 0; first < rows; first += block) {
       const std::ptrdiff_t at = offset(first, out);
       product_block(smaller(block, rows - first), in, out, panels, x + offset(first, in), packed,
-                    shifted(e, 0, at), y + at);
+                    first > 0, shifted(e, 0, at), y + at);
     }
   }
 
@@ -121,10 +121,11 @@ struct Products {
   }
 
  private:
-  /// Rows that share a visit to the weights.
+  /// Rows that share a visit to the weights. Where these were read `before`, the first panels leave
+  /// time to fetch the rows of the next tile.
   static __attribute__((noinline)) void product_block(int rows, int in, int out, Range panels,
                                                       const float* x, const float* packed,
-                                                      const Epilogue& e, float* y) {
+                                                      bool before, const Epilogue& e, float* y) {
     const std::ptrdiff_t panel_floats = offset(in, kColumns);
     for_each_span(
         panels, [&](auto span, int panel) __attribute__((always_inline)) {
@@ -138,7 +139,9 @@ struct Products {
                 const float* weights = packed + panel * panel_floats;
                 const std::ptrdiff_t span_floats = S::kPanels * panel_floats;
                 const Ahead ahead =
-                    fetch_share(weights + span_floats, span_floats, in, number, tiles);
+                    before && panel == panels.begin
+                        ? fetch_share(x + offset(first + count, in), offset(count, in), in, 0, 1)
+                        : fetch_share(weights + span_floats, span_floats, in, number, tiles);
                 const std::ptrdiff_t at = offset(first, out) + column;
                 const Epilogue here = shifted(e, column, at);
                 fetch_outputs<S>(in, count, here, out, y + at);
