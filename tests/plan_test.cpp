@@ -5,98 +5,28 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <thread>
 #include <vector>
 
 #include "engine/cascade.h"
 #include "engine/error.h"
 #include "engine/interpreter.h"
-#include "engine/overloaded.h"
 #include "engine/passes.h"
 #include "kernels/kernels.h"
-#include "kernels/layout.h"
 #include "tests/test_allocations.h"
 #include "tests/test_graphs.h"
+#include "tests/test_twins.h"
 
 using namespace offramp;
+using test::channels_last;
+using test::check_close;
+using test::error_bounds;
+using test::error_growth;
 using test::GraphBuilder;
 
 namespace {
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
-
-float largest(std::span<const float> values) {
-  float most = 0.0f;
-  for (float v : values) most = std::max(most, std::abs(v));
-  return most;
-}
-
-float largest_row(std::span<const float> weight, std::size_t rows) {
-  const std::size_t columns = weight.size() / rows;
-  double most = 0.0;
-  for (std::size_t r = 0; r < rows; ++r) {
-    double sum = 0.0;
-    for (float w : weight.subspan(r * columns, columns)) sum += static_cast<double>(w) * w;
-    most = std::max(most, sum);
-  }
-  return static_cast<float>(std::sqrt(most));
-}
-
-// How far each value may be off in float32, from how far its inputs are: rounding errors are taken
-// as independent (Higham and Mary 2019), so a row w of weights turns an error e into |w|_2 e and
-// adds sqrt(K) eps |w|_2 max|x| of its own.
-// `growth` is the factor by which an algorithm's own rounding exceeds the direct sum's.
-std::vector<float> error_bounds(const Graph& graph, const Values& values, float growth) {
-  constexpr float kEpsilon = std::numeric_limits<float>::epsilon();
-  std::vector<float> error(graph.values.size(), 0.0f);
-  for (const Layer& layer : graph.layers) {
-    float in = 0.0f, sum = 0.0f;
-    for (ValueId id : layer.inputs) {
-      in = std::max(in, error[at(id)]);
-      sum += error[at(id)];
-    }
-    const float x = largest(values[at(layer.inputs[0])]), y = largest(values[at(layer.output)]);
-    const auto rows = [&](std::span<const float> weight, int out) {
-      const float norm = largest_row(weight, at(out));
-      const std::size_t columns = weight.size() / at(out);
-      const float terms = static_cast<float>(columns);
-      return norm * (in + growth * std::sqrt(terms) * kEpsilon * x);
-    };
-    error[at(layer.output)] =
-        kEpsilon * y +
-        std::visit(Overloaded{
-                       [&](const Conv2d& o) { return rows(o.weight, o.out_channels); },
-                       [&](const Linear& o) { return rows(o.weight, o.out_features); },
-                       [&](const BatchNorm& o) {
-                         // weight <= 1.5 and variance >= 0.5 in random networks
-                         return o.mean.empty() ? in : 2.2f * (in + kEpsilon * x);
-                       },
-                       [&](const Add&) { return sum; },
-                       [&](const auto&) { return in; },
-                   },
-                   layer.op);
-  }
-  // Largest of many independent errors, each a few standard deviations.
-  for (float& e : error) e *= 8.0f;
-  return error;
-}
-
-void check_close(std::span<const float> found, std::span<const float> wanted, float tolerance) {
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (!(std::abs(found[i] - wanted[i]) <= tolerance)) {
-      INFO("at ", i, ": found ", found[i], ", wanted ", wanted[i], ", tolerance ", tolerance);
-      CHECK(false);
-      return;
-    }
-  }
-}
-
-std::vector<float> channels_last(const Shape& s, const std::vector<float>& x) {
-  std::vector<float> y(x.size());
-  to_channels_last(s.channels, s.height, s.width, x.data(), y.data());
-  return y;
-}
 
 std::vector<PlanOptions> all_options(int max_batch) {
   std::vector<PlanOptions> all;
@@ -109,13 +39,6 @@ std::vector<PlanOptions> all_options(int max_batch) {
   }
   all.push_back({.convolution = ConvAlgorithm::kIm2col, .max_batch = max_batch});
   return all;
-}
-
-// Winograd's transforms add terms of different size before they cancel; F(4x4) has shown 15 times
-// the error of the direct sum on random data (bench/kernels_bench.cpp measures it).
-float error_growth(ConvAlgorithm algorithm) {
-  if (algorithm == ConvAlgorithm::kWinograd6) return 256.0f;
-  return algorithm == ConvAlgorithm::kDirect || algorithm == ConvAlgorithm::kIm2col ? 1.0f : 32.0f;
 }
 
 }  // namespace
