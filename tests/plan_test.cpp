@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <thread>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "tests/test_twins.h"
 
 using namespace offramp;
+using test::all_options;
 using test::channels_last;
 using test::check_close;
 using test::error_bounds;
@@ -27,19 +29,6 @@ using test::GraphBuilder;
 namespace {
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
-
-std::vector<PlanOptions> all_options(int max_batch) {
-  std::vector<PlanOptions> all;
-  for (const KernelTable* table : available_kernels()) {
-    for (ConvAlgorithm algorithm :
-         {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
-          ConvAlgorithm::kWinograd4, ConvAlgorithm::kWinograd6}) {
-      all.push_back({.kernels = table, .convolution = algorithm, .max_batch = max_batch});
-    }
-  }
-  all.push_back({.convolution = ConvAlgorithm::kIm2col, .max_batch = max_batch});
-  return all;
-}
 
 }  // namespace
 
@@ -194,6 +183,40 @@ TEST_CASE("threads that share a layer change nothing in it") {
   }
 }
 
+TEST_CASE("samples that share a visit to large weights get the answers that they get alone") {
+  // Weights that no second-level cache holds, and few pixels.
+  GraphBuilder b({256, 5, 4}, 13);
+  const ValueId x = b.relu(b.conv(0, 512, 3, 1, 1));
+  b.exit(b.linear(b.append(GlobalAveragePool{}, {x}), 10));
+  const FusedGraph fused = fuse(b.graph());
+  const Segment segment = split_at_exits(fused.graph)[0];
+  constexpr int kBatch = 8;
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * kBatch);
+  const View all{pictures.data(), kBatch, b.shape(0)};
+  for (PlanOptions options : all_options(kBatch)) {
+    for (int threads : {1, 3}) {
+      CAPTURE(std::string(to_string(options.convolution)));
+      CAPTURE(threads);
+      options.threads = threads;
+      const Plan plan = Plan::compile(fused.graph, segment, options);
+      CHECK(plan.steps()[0].samples > 1);
+      CAPTURE(std::string(plan.kernels().name));
+      Workspace workspace = plan.make_workspace();
+      ThreadPool pool(threads);
+      std::vector<float> alone;
+      for (int n = 0; n < kBatch; ++n) {
+        const View logits = plan.run(all.slice(n, 1), workspace).logits;
+        alone.insert(alone.end(), logits.data, logits.data + logits.elements());
+      }
+      for (int batch : {2, 5, kBatch}) {
+        CAPTURE(batch);
+        const View logits = plan.run(all.slice(0, batch), workspace, &pool).logits;
+        CHECK(std::equal(logits.data, logits.data + logits.elements(), alone.data()));
+      }
+    }
+  }
+}
+
 TEST_CASE("running a cascade allocates nothing") {
   GraphBuilder b({3, 12, 11}, 3);
   test::build_random_network(b, 3);
@@ -217,6 +240,59 @@ TEST_CASE("the counter of allocations counts") {
   const std::vector<int> one(1000);
   CHECK(one.size() == 1000);
   CHECK(test::allocations() == before + 1);
+}
+
+TEST_CASE("a clock adds up the times of all threads, step by step") {
+  StepClock clock(3, 2);
+  for (int step = 0; step < 3; ++step) CHECK(clock.nanoseconds(step) == 0.0);
+  clock.add(0, 0, 5.0);
+  clock.add(1, 0, 7.0);
+  clock.add(1, 2, 3.0);
+  clock.add(1, 2, 0.5);
+  CHECK(clock.nanoseconds(0) == 12.0);
+  CHECK(clock.nanoseconds(1) == 0.0);
+  CHECK(clock.nanoseconds(2) == 3.5);
+}
+
+TEST_CASE("a run's clock has time for every step, together no more than the run took") {
+  GraphBuilder b({3, 48, 40}, 12);
+  ValueId x = b.relu(b.conv(0, 24, 3, 1, 1));
+  x = b.append(MaxPool{{2, 2}, {2, 2}, {0, 0}, false}, {b.conv(x, 40, 3, 1, 1)});
+  b.exit(b.linear(b.append(Flatten{}, {x}), 10));
+  const Segment segment = split_at_exits(b.graph())[0];
+  constexpr int kBatch = 8, kRuns = 20;
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * kBatch);
+  for (int threads : {1, 2}) {
+    const Plan plan = Plan::compile(b.graph(), segment, {.max_batch = kBatch, .threads = threads});
+    Workspace workspace = plan.make_workspace();
+    ThreadPool pool(threads);
+    const int steps = static_cast<int>(plan.steps().size());
+    for (int batch : {1, kBatch}) {
+      CAPTURE(threads);
+      CAPTURE(batch);
+      const View view{pictures.data(), batch, b.shape(0)};
+      const View without = plan.run(view, workspace, &pool).logits;
+      const std::vector<float> wanted(without.data, without.data + without.elements());
+      StepClock clock(steps, threads);
+      double took = 0.0;
+      std::vector<double> before(at(steps), 0.0);
+      for (int run = 0; run < kRuns; ++run) {
+        const auto start = std::chrono::steady_clock::now();
+        const View logits = plan.run(view, workspace, &pool, &clock).logits;
+        took += std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start)
+                    .count();
+        CHECK(std::equal(wanted.begin(), wanted.end(), logits.data));
+        double sum = 0.0;
+        for (int i = 0; i < steps; ++i) {
+          CHECK(clock.nanoseconds(i) >= before[at(i)]);
+          before[at(i)] = clock.nanoseconds(i);
+          sum += clock.nanoseconds(i);
+        }
+        CHECK(sum <= took * (1.0 + 1e-9));
+      }
+      for (int i = 0; i < steps; ++i) CHECK(clock.nanoseconds(i) > 0.0);
+    }
+  }
 }
 
 TEST_CASE("compile refuses a batch whose elements no int counts") {

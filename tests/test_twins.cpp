@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "engine/overloaded.h"
+#include "kernels/kernels.h"
 #include "kernels/layout.h"
 
 namespace offramp::test {
@@ -32,6 +33,19 @@ float largest_row(std::span<const float> weight, std::size_t rows) {
 }
 
 }  // namespace
+
+std::vector<PlanOptions> all_options(int max_batch) {
+  std::vector<PlanOptions> all;
+  for (const KernelTable* table : available_kernels()) {
+    for (ConvAlgorithm algorithm :
+         {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
+          ConvAlgorithm::kWinograd4, ConvAlgorithm::kWinograd6}) {
+      all.push_back({.kernels = table, .convolution = algorithm, .max_batch = max_batch});
+    }
+  }
+  all.push_back({.convolution = ConvAlgorithm::kIm2col, .max_batch = max_batch});
+  return all;
+}
 
 // From how far its inputs are off: rounding errors are taken as independent (Higham and Mary 2019),
 // so a row w of weights turns an error e into |w|_2 e and adds sqrt(K) eps |w|_2 max|x| of its own.

@@ -4,10 +4,13 @@
 #include <span>
 #include <vector>
 
-#include "engine/conv_algorithm.h"
 #include "engine/interpreter.h"
+#include "engine/plan.h"
 
 namespace offramp::test {
+
+/// Every instruction set of this machine with every algorithm.
+std::vector<PlanOptions> all_options(int max_batch);
 
 /// How far each value may be off in float32. `growth` is the factor by which an algorithm's own
 /// rounding exceeds the direct sum's.
