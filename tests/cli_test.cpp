@@ -44,19 +44,6 @@ class Bench {
   std::vector<std::string> pictures;
 };
 
-/// The promise of every failure: code, one line that says what was wanted and what was found.
-void check_refusal(const Finished& finished, int code, const std::string& names = "") {
-  INFO("stderr: ", finished.err);
-  CHECK_FALSE(finished.timed_out);
-  CHECK(finished.code == code);
-  CHECK(finished.out.empty());
-  CHECK(lines(finished.err).size() == 1);
-  CHECK(finished.err.starts_with("offramp: "));
-  CHECK(finished.err.find("wanted") != std::string::npos);
-  CHECK(finished.err.find("found") != std::string::npos);
-  CHECK(finished.err.find(names) != std::string::npos);
-}
-
 // ---- help ----
 
 TEST_CASE("help and version go to stdout and are a success") {
@@ -64,7 +51,7 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.code == 0);
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
-  for (const char* name : {"", "classify", "eval", "inspect", "node", "run", "demo"}) {
+  for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);
