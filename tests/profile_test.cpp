@@ -159,7 +159,7 @@ TEST_CASE("profile's table says the same as its JSON, with shares of the whole")
 TEST_CASE("profile measures the algorithm and the instruction set that the environment asks for") {
   const Corner corner;
   for (const char* name : {"direct", "winograd2", "winograd4", "winograd6", "im2col"}) {
-    CAPTURE(name);
+    CAPTURE(std::string(name));
     CHECK(algorithms(profile_json({corner.model}, {{"OFFRAMP_CONV", name}})).at("conv") == name);
     // Where a layer cannot be computed so, as a stride forbids Winograd, it is not.
     std::set<std::string> found;
@@ -204,7 +204,7 @@ TEST_CASE("profile refuses bad models and bad values with one line") {
     }
   }
   for (const char* value : {"0s", "-1s", "1", "fast", "1 s", "2h", "nan", "1e9s"}) {
-    CAPTURE(value);
+    CAPTURE(std::string(value));
     check_refusal(offramp({"profile", corner.model, std::string("--for=") + value}), kUsage,
                   "--for");
   }
@@ -233,7 +233,7 @@ TEST_CASE("--tune measures once, remembers in one file, and then reads that") {
 
   // Whatever was measured: the file's word counts.
   for (const char* name : {"direct", "winograd2", "winograd6", "im2col"}) {
-    CAPTURE(name);
+    CAPTURE(std::string(name));
     saved["layers"]["conv"] = name;
     corner.folder.write(fs::relative(file, corner.folder.path()).string(), saved.dump());
     const Finished second = corner.tune();
@@ -321,7 +321,7 @@ TEST_CASE("--tune goes on where it cannot remember") {
 TEST_CASE("--tune and an algorithm for all layers exclude each other") {
   const Corner corner;
   for (const char* name : {"direct", "winograd2", "winograd4", "winograd6", "im2col"}) {
-    CAPTURE(name);
+    CAPTURE(std::string(name));
     check_refusal(corner.tune({{"OFFRAMP_CONV", name}}), kUsage, "OFFRAMP_CONV");
     check_refusal(
         offramp({"eval", "-m", corner.model, "--data", corner.folder.path().string(), "--tune"},

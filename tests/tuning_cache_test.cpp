@@ -218,7 +218,7 @@ TEST_CASE("a file that was made for something else is refused, and what differs 
       {"batch", -4},          {"threads", 1},    {"threads", {2}},
       {"threads", 4294967298}};
   for (const auto& [field, value] : others) {
-    CAPTURE(field);
+    CAPTURE(std::string(field));
     CAPTURE(value.dump());
     saved.write_changed([&](Json& json) { json[field] = value; });
     check_refused(saved, std::string("another ") + field);
