@@ -11,7 +11,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "engine/passes.h"
@@ -210,20 +209,24 @@ TEST_CASE("a file that is no tuning is refused") {
 
 TEST_CASE("a file that was made for something else is refused, and what differs is named") {
   const Saved saved;
-  const std::vector<std::pair<const char*, Json>> others = {
+  struct Other {
+    const char* field;
+    Json value;
+  };
+  const std::vector<Other> others = {
       {"format", 0},          {"format", 2},     {"format", "1"},
       {"version", "0.0.1"},   {"version", 0.1},  {"cpu", "abacus"},
       {"cpu", nullptr},       {"isa", "scalar"}, {"model", saved.key.model.substr(0, 16)},
       {"batch", 1},           {"batch", 4.5},    {"batch", "4"},
       {"batch", -4},          {"threads", 1},    {"threads", {2}},
       {"threads", 4294967298}};
-  for (const auto& [field, value] : others) {
-    CAPTURE(std::string(field));
-    CAPTURE(value.dump());
-    saved.write_changed([&](Json& json) { json[field] = value; });
-    check_refused(saved, std::string("another ") + field);
-    saved.write_changed([&](Json& json) { json.erase(field); });
-    check_refused(saved, std::string("another ") + field);
+  for (const Other& it : others) {
+    CAPTURE(std::string(it.field));
+    CAPTURE(it.value.dump());
+    saved.write_changed([&](Json& json) { json[it.field] = it.value; });
+    check_refused(saved, std::string("another ") + it.field);
+    saved.write_changed([&](Json& json) { json.erase(it.field); });
+    check_refused(saved, std::string("another ") + it.field);
   }
 }
 
