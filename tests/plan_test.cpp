@@ -185,16 +185,17 @@ TEST_CASE("threads that share a layer change nothing in it") {
 
 TEST_CASE("samples that share a visit to large weights get the answers that they get alone") {
   // Weights that no second-level cache holds, and few pixels.
-  GraphBuilder b({256, 5, 4}, 13);
+  GraphBuilder b({256, 4, 3}, 13);
   const ValueId x = b.relu(b.conv(0, 512, 3, 1, 1));
   b.exit(b.linear(b.append(GlobalAveragePool{}, {x}), 10));
   const FusedGraph fused = fuse(b.graph());
   const Segment segment = split_at_exits(fused.graph)[0];
-  constexpr int kBatch = 8;
+  constexpr int kBatch = 6;
   const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * kBatch);
   const View all{pictures.data(), kBatch, b.shape(0)};
   for (PlanOptions options : all_options(kBatch)) {
     for (int threads : {1, 3}) {
+      if (threads > 1 && options.kernels != &best_kernels()) continue;
       CAPTURE(std::string(to_string(options.convolution)));
       CAPTURE(threads);
       options.threads = threads;
@@ -208,7 +209,7 @@ TEST_CASE("samples that share a visit to large weights get the answers that they
         const View logits = plan.run(all.slice(n, 1), workspace).logits;
         alone.insert(alone.end(), logits.data, logits.data + logits.elements());
       }
-      for (int batch : {2, 5, kBatch}) {
+      for (int batch : {4, kBatch}) {
         CAPTURE(batch);
         const View logits = plan.run(all.slice(0, batch), workspace, &pool).logits;
         CHECK(std::equal(logits.data, logits.data + logits.elements(), alone.data()));
