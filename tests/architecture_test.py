@@ -21,7 +21,7 @@ ARROWS = {
     "engine": {"kernels", "engine"},
     "net": {"kernels", "engine", "net"},
     "tools": {"kernels", "engine", "net", "tools"},
-    "tests": {"kernels", "engine", "net", "tests"},
+    "tests": {"kernels", "engine", "net", "tools", "tests"},
     "bench": {"kernels", "engine", "net", "bench"},
 }
 

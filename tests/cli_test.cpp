@@ -5,11 +5,16 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "engine/cascade.h"
 #include "tests/test_command.h"
+#include "tools/output.h"
 
 namespace offramp::testing {
 namespace {
@@ -44,19 +49,6 @@ class Bench {
   std::vector<std::string> pictures;
 };
 
-/// The promise of every failure: code, one line that says what was wanted and what was found.
-void check_refusal(const Finished& finished, int code, const std::string& names = "") {
-  INFO("stderr: ", finished.err);
-  CHECK_FALSE(finished.timed_out);
-  CHECK(finished.code == code);
-  CHECK(finished.out.empty());
-  CHECK(lines(finished.err).size() == 1);
-  CHECK(finished.err.starts_with("offramp: "));
-  CHECK(finished.err.find("wanted") != std::string::npos);
-  CHECK(finished.err.find("found") != std::string::npos);
-  CHECK(finished.err.find(names) != std::string::npos);
-}
-
 // ---- help ----
 
 TEST_CASE("help and version go to stdout and are a success") {
@@ -64,7 +56,7 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.code == 0);
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
-  for (const char* name : {"", "classify", "eval", "inspect", "node", "run", "demo"}) {
+  for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);
@@ -320,6 +312,41 @@ TEST_CASE("inspect shows layers, segments and what would cross") {
   CHECK(json.at("cuts")[0].at("after") == "input");
   CHECK(json.at("cuts")[0].at("bytes") == 4 * 48);
   CHECK(json.at("segments")[0].at("carry_bytes").get<std::uint64_t>() > 0);
+}
+
+TEST_CASE("inspect shows the steps and the arenas of the plans that run") {
+  const Bench bench;
+  for (const std::string& path :
+       {bench.model, std::string(OFFRAMP_SOURCE_DIR) + "/weights/resnet20b.safetensors"}) {
+    const Model model = load_model(path);
+    for (const char* name : {"auto", "direct", "winograd6", "im2col"}) {
+      CAPTURE(std::string(name));
+      const std::map<std::string, std::string> environment = {{"OFFRAMP_CONV", name}};
+      std::istringstream text(offramp({"inspect", path}, environment).out);
+      const std::set<std::string> words{std::istream_iterator<std::string>(text), {}};
+      const Finished finished = offramp({"inspect", "--plan", "--json", path}, environment);
+      REQUIRE(finished.code == 0);
+      const Json json = Json::parse(finished.out);
+      const std::vector<Stage> stages =
+          make_stages(model, {}, {.convolution = parse_conv_algorithm(name)});
+      REQUIRE(json.at("segments").size() == stages.size());
+      for (std::size_t i = 0; i < stages.size(); ++i) {
+        const Plan& plan = stages[i].plan();
+        const std::size_t bytes = plan.make_workspace().floats() * sizeof(float);
+        CHECK(json.at("segments")[i].at("arena_bytes") == bytes);
+        CHECK(words.contains(cli::format_grouped(bytes)));
+        const Json& found = json.at("segments")[i].at("plan");
+        const std::vector<StepInfo> steps = plan.steps();
+        REQUIRE(found.size() == steps.size());
+        for (std::size_t s = 0; s < steps.size(); ++s) {
+          CAPTURE(steps[s].layer);
+          CHECK(found[s].at("layer") == steps[s].layer);
+          CHECK(found[s].at("algorithm") == steps[s].algorithm);
+          CHECK(found[s].at("weight_bytes") == steps[s].weight_bytes);
+        }
+      }
+    }
+  }
 }
 
 // ---- eval ----

@@ -4,119 +4,31 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
-#include <limits>
 #include <thread>
 #include <vector>
 
 #include "engine/cascade.h"
 #include "engine/error.h"
 #include "engine/interpreter.h"
-#include "engine/overloaded.h"
 #include "engine/passes.h"
 #include "kernels/kernels.h"
-#include "kernels/layout.h"
 #include "tests/test_allocations.h"
 #include "tests/test_graphs.h"
+#include "tests/test_twins.h"
 
 using namespace offramp;
+using test::all_options;
+using test::channels_last;
+using test::check_close;
+using test::error_bounds;
+using test::error_growth;
 using test::GraphBuilder;
 
 namespace {
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
-
-float largest(std::span<const float> values) {
-  float most = 0.0f;
-  for (float v : values) most = std::max(most, std::abs(v));
-  return most;
-}
-
-float largest_row(std::span<const float> weight, std::size_t rows) {
-  const std::size_t columns = weight.size() / rows;
-  double most = 0.0;
-  for (std::size_t r = 0; r < rows; ++r) {
-    double sum = 0.0;
-    for (float w : weight.subspan(r * columns, columns)) sum += static_cast<double>(w) * w;
-    most = std::max(most, sum);
-  }
-  return static_cast<float>(std::sqrt(most));
-}
-
-// How far each value may be off in float32, from how far its inputs are: rounding errors are taken
-// as independent (Higham and Mary 2019), so a row w of weights turns an error e into |w|_2 e and
-// adds sqrt(K) eps |w|_2 max|x| of its own.
-// `growth` is the factor by which an algorithm's own rounding exceeds the direct sum's.
-std::vector<float> error_bounds(const Graph& graph, const Values& values, float growth) {
-  constexpr float kEpsilon = std::numeric_limits<float>::epsilon();
-  std::vector<float> error(graph.values.size(), 0.0f);
-  for (const Layer& layer : graph.layers) {
-    float in = 0.0f, sum = 0.0f;
-    for (ValueId id : layer.inputs) {
-      in = std::max(in, error[at(id)]);
-      sum += error[at(id)];
-    }
-    const float x = largest(values[at(layer.inputs[0])]), y = largest(values[at(layer.output)]);
-    const auto rows = [&](std::span<const float> weight, int out) {
-      const float norm = largest_row(weight, at(out));
-      const std::size_t columns = weight.size() / at(out);
-      const float terms = static_cast<float>(columns);
-      return norm * (in + growth * std::sqrt(terms) * kEpsilon * x);
-    };
-    error[at(layer.output)] =
-        kEpsilon * y +
-        std::visit(Overloaded{
-                       [&](const Conv2d& o) { return rows(o.weight, o.out_channels); },
-                       [&](const Linear& o) { return rows(o.weight, o.out_features); },
-                       [&](const BatchNorm& o) {
-                         // weight <= 1.5 and variance >= 0.5 in random networks
-                         return o.mean.empty() ? in : 2.2f * (in + kEpsilon * x);
-                       },
-                       [&](const Add&) { return sum; },
-                       [&](const auto&) { return in; },
-                   },
-                   layer.op);
-  }
-  // Largest of many independent errors, each a few standard deviations.
-  for (float& e : error) e *= 8.0f;
-  return error;
-}
-
-void check_close(std::span<const float> found, std::span<const float> wanted, float tolerance) {
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (!(std::abs(found[i] - wanted[i]) <= tolerance)) {
-      INFO("at ", i, ": found ", found[i], ", wanted ", wanted[i], ", tolerance ", tolerance);
-      CHECK(false);
-      return;
-    }
-  }
-}
-
-std::vector<float> channels_last(const Shape& s, const std::vector<float>& x) {
-  std::vector<float> y(x.size());
-  to_channels_last(s.channels, s.height, s.width, x.data(), y.data());
-  return y;
-}
-
-std::vector<PlanOptions> all_options(int max_batch) {
-  std::vector<PlanOptions> all;
-  for (const KernelTable* table : available_kernels()) {
-    for (ConvAlgorithm algorithm :
-         {ConvAlgorithm::kAuto, ConvAlgorithm::kDirect, ConvAlgorithm::kWinograd2,
-          ConvAlgorithm::kWinograd4, ConvAlgorithm::kWinograd6}) {
-      all.push_back({.kernels = table, .convolution = algorithm, .max_batch = max_batch});
-    }
-  }
-  all.push_back({.convolution = ConvAlgorithm::kIm2col, .max_batch = max_batch});
-  return all;
-}
-
-// Winograd's transforms add terms of different size before they cancel; F(4x4) has shown 15 times
-// the error of the direct sum on random data (bench/kernels_bench.cpp measures it).
-float error_growth(ConvAlgorithm algorithm) {
-  if (algorithm == ConvAlgorithm::kWinograd6) return 256.0f;
-  return algorithm == ConvAlgorithm::kDirect || algorithm == ConvAlgorithm::kIm2col ? 1.0f : 32.0f;
-}
 
 }  // namespace
 
@@ -271,6 +183,41 @@ TEST_CASE("threads that share a layer change nothing in it") {
   }
 }
 
+TEST_CASE("samples that share a visit to large weights get the answers that they get alone") {
+  // Weights that no second-level cache holds, and few pixels.
+  GraphBuilder b({256, 4, 3}, 13);
+  const ValueId x = b.relu(b.conv(0, 512, 3, 1, 1));
+  b.exit(b.linear(b.append(GlobalAveragePool{}, {x}), 10));
+  const FusedGraph fused = fuse(b.graph());
+  const Segment segment = split_at_exits(fused.graph)[0];
+  constexpr int kBatch = 6;
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * kBatch);
+  const View all{pictures.data(), kBatch, b.shape(0)};
+  for (PlanOptions options : all_options(kBatch)) {
+    for (int threads : {1, 3}) {
+      if (threads > 1 && options.kernels != &best_kernels()) continue;
+      CAPTURE(std::string(to_string(options.convolution)));
+      CAPTURE(threads);
+      options.threads = threads;
+      const Plan plan = Plan::compile(fused.graph, segment, options);
+      CHECK(plan.steps()[0].samples > 1);
+      CAPTURE(std::string(plan.kernels().name));
+      Workspace workspace = plan.make_workspace();
+      ThreadPool pool(threads);
+      std::vector<float> alone;
+      for (int n = 0; n < kBatch; ++n) {
+        const View logits = plan.run(all.slice(n, 1), workspace).logits;
+        alone.insert(alone.end(), logits.data, logits.data + logits.elements());
+      }
+      for (int batch : {4, kBatch}) {
+        CAPTURE(batch);
+        const View logits = plan.run(all.slice(0, batch), workspace, &pool).logits;
+        CHECK(std::equal(logits.data, logits.data + logits.elements(), alone.data()));
+      }
+    }
+  }
+}
+
 TEST_CASE("running a cascade allocates nothing") {
   GraphBuilder b({3, 12, 11}, 3);
   test::build_random_network(b, 3);
@@ -294,6 +241,59 @@ TEST_CASE("the counter of allocations counts") {
   const std::vector<int> one(1000);
   CHECK(one.size() == 1000);
   CHECK(test::allocations() == before + 1);
+}
+
+TEST_CASE("a clock adds up the times of all threads, step by step") {
+  StepClock clock(3, 2);
+  for (int step = 0; step < 3; ++step) CHECK(clock.nanoseconds(step) == 0.0);
+  clock.add(0, 0, 5.0);
+  clock.add(1, 0, 7.0);
+  clock.add(1, 2, 3.0);
+  clock.add(1, 2, 0.5);
+  CHECK(clock.nanoseconds(0) == 12.0);
+  CHECK(clock.nanoseconds(1) == 0.0);
+  CHECK(clock.nanoseconds(2) == 3.5);
+}
+
+TEST_CASE("a run's clock has time for every step, together no more than the run took") {
+  GraphBuilder b({3, 48, 40}, 12);
+  ValueId x = b.relu(b.conv(0, 24, 3, 1, 1));
+  x = b.append(MaxPool{{2, 2}, {2, 2}, {0, 0}, false}, {b.conv(x, 40, 3, 1, 1)});
+  b.exit(b.linear(b.append(Flatten{}, {x}), 10));
+  const Segment segment = split_at_exits(b.graph())[0];
+  constexpr int kBatch = 8, kRuns = 20;
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * kBatch);
+  for (int threads : {1, 2}) {
+    const Plan plan = Plan::compile(b.graph(), segment, {.max_batch = kBatch, .threads = threads});
+    Workspace workspace = plan.make_workspace();
+    ThreadPool pool(threads);
+    const int steps = static_cast<int>(plan.steps().size());
+    for (int batch : {1, kBatch}) {
+      CAPTURE(threads);
+      CAPTURE(batch);
+      const View view{pictures.data(), batch, b.shape(0)};
+      const View without = plan.run(view, workspace, &pool).logits;
+      const std::vector<float> wanted(without.data, without.data + without.elements());
+      StepClock clock(steps, threads);
+      double took = 0.0;
+      std::vector<double> before(at(steps), 0.0);
+      for (int run = 0; run < kRuns; ++run) {
+        const auto start = std::chrono::steady_clock::now();
+        const View logits = plan.run(view, workspace, &pool, &clock).logits;
+        took += std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start)
+                    .count();
+        CHECK(std::equal(wanted.begin(), wanted.end(), logits.data));
+        double sum = 0.0;
+        for (int i = 0; i < steps; ++i) {
+          CHECK(clock.nanoseconds(i) >= before[at(i)]);
+          before[at(i)] = clock.nanoseconds(i);
+          sum += clock.nanoseconds(i);
+        }
+        CHECK(sum <= took * (1.0 + 1e-9));
+      }
+      for (int i = 0; i < steps; ++i) CHECK(clock.nanoseconds(i) > 0.0);
+    }
+  }
 }
 
 TEST_CASE("compile refuses a batch whose elements no int counts") {

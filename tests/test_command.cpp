@@ -30,6 +30,18 @@ Finished offramp(std::vector<std::string> arguments, std::map<std::string, std::
   return Process(command(std::move(arguments)), std::move(environment), std::move(input)).finish();
 }
 
+void check_refusal(const Finished& finished, int code, const std::string& names) {
+  INFO("stderr: ", finished.err);
+  CHECK_FALSE(finished.timed_out);
+  CHECK(finished.code == code);
+  CHECK(finished.out.empty());
+  CHECK(lines(finished.err).size() == 1);
+  CHECK(finished.err.starts_with("offramp: "));
+  CHECK(finished.err.find("wanted") != std::string::npos);
+  CHECK(finished.err.find("found") != std::string::npos);
+  CHECK(finished.err.find(names) != std::string::npos);
+}
+
 std::vector<std::string> lines(const std::string& text) {
   std::vector<std::string> result;
   std::istringstream stream(text);

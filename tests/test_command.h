@@ -23,6 +23,10 @@ std::vector<std::string> command(std::vector<std::string> arguments);
 Finished offramp(std::vector<std::string> arguments,
                  std::map<std::string, std::string> environment = {}, std::string input = {});
 
+/// The promise of every failure: code, one line that says what was wanted and what was found, and
+/// holds `names`.
+void check_refusal(const Finished& finished, int code, const std::string& names = "");
+
 std::vector<std::string> lines(const std::string& text);
 std::string text_of(const std::filesystem::path& path);
 

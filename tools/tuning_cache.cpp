@@ -21,6 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
+// For what is read: an ordered object looks at all its keys for each new one, and a damaged file
+// may have as many as it likes.
+using FoundJson = nlohmann::json;
 
 // Raised when the kernels change so much that old measurements mislead.
 constexpr int kFormat = 1;
@@ -67,7 +70,7 @@ bool is_convolution(const Model& model, const std::string& name) {
 }
 
 /// Convolutions of the model, and nothing else, with algorithms that there are.
-std::optional<ConvPaths> read_layers(const Json& layers, const Model& model) {
+std::optional<ConvPaths> read_layers(const FoundJson& layers, const Model& model) {
   if (!layers.is_object()) return std::nullopt;
   ConvPaths paths;
   for (auto it = layers.begin(); it != layers.end(); ++it) {
@@ -111,12 +114,12 @@ std::optional<ConvPaths> load_tuning(const fs::path& file, const TuningKey& key,
   }
   std::ifstream stream(file, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(stream), {}};
-  const Json value = Json::parse(text, nullptr, false);
+  const FoundJson value = FoundJson::parse(text, nullptr, false);
   if (!value.is_object() || !value.contains("layers")) {
     warn(file, "damaged, wanted JSON with layers; measuring anew");
     return std::nullopt;
   }
-  const Json wanted = to_json(key);
+  const FoundJson wanted = to_json(key);
   for (auto it = wanted.begin(); it != wanted.end(); ++it) {
     if (!value.contains(it.key()) || value[it.key()] != it.value()) {
       warn(file,
