@@ -145,7 +145,7 @@ TEST_CASE("a plan takes each layer's own algorithm, and the general one where th
       ConvPaths wanted;
       bool odd = false;
       for (const auto& [layer, shape] : shapes) {
-        wanted[layer] = choose_conv_path(general, shape, 1, best_kernels());
+        wanted[layer] = choose_conv_path(general, shape, 1, WeightsHome::kNear, best_kernels());
         odd = !odd;
         if (!odd) continue;
         options.paths[layer] = wish;
