@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (const auto* handoff = std::get_if<Handoff>(message)) {
     const Shape shape{.channels = 4, .height = 2, .width = 2};
     std::vector<float> out(shape.elements());
-    static_cast<void>(decode_tensor(handoff->payload, handoff->dtype, handoff->codec, shape, out));
+    static_cast<void>(decode_tensor(handoff->tensor, shape, out));
   }
   const Frames frames = encode(*message);
   auto second = decode(frames.header, frames.payload, limits);
