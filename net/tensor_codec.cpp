@@ -185,7 +185,7 @@ std::optional<TensorError> decode_tensor(const WireTensor& tensor, const Shape& 
 }
 
 std::string describe(TensorError error, const WireTensor& tensor, const Shape& shape) {
-  const std::string wanted = "wanted " + to_string(shape) + " as " + dtype_name(tensor.dtype);
+  std::string wanted = "wanted " + to_string(shape) + " as " + dtype_name(tensor.dtype);
   switch (error) {
     case TensorError::kSize:
       return wanted + ", " + std::to_string(raw_bytes(shape, tensor.dtype).value_or(0)) +

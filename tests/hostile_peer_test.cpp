@@ -149,6 +149,7 @@ TEST_CASE("hostile peer: each request that cannot be served is told why") {
         client.send(handoff_of(cascade, 20, 1.0f, {dtype, codec}));
         REQUIRE(client.wait_for<Verdict>().has_value());
         handoff = handoff_of(cascade, 21, 1.0f, {dtype, codec});
+        // The first bytes are LZ4's first token, or those of a scale.
         handoff.tensor.payload[0] ^= 0xff;
         handoff.tensor.payload[3] ^= 0xff;
         if (codec == Codec::kLz4 || dtype == DType::kU8 || dtype == DType::kU8PerChannel)

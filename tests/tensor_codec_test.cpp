@@ -193,7 +193,8 @@ TEST_CASE("tensor codec: u8 is off by half a step at most, and exact at 0") {
       {0.0f, 4.0f},   {-3.0f, 3.0f},     {-5.0f, 0.5f}, {-2.0f, -1.0f},   {7.0f, 7.5f},
       {0.0f, 1e-40f}, {-1e30f, 1.5e38f}, {0.0f, 0.0f},  {-1e-30f, 3e-38f}};
   for (const Shape& shape : kShapes) {
-    for (const auto& [low, high] : kRanges) {
+    for (const auto& range : kRanges) {
+      const float low = range.first, high = range.second;
       for (const DType dtype : {DType::kU8, DType::kU8PerChannel}) {
         CAPTURE(to_string(shape));
         CAPTURE(low);
