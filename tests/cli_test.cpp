@@ -497,6 +497,26 @@ TEST_CASE("eval --codec f32 decides as eval does, and another codec does not to 
   CHECK(plain != decisions({"--codec", "u8"}));
 }
 
+TEST_CASE("activations that f16 does not reach are told, not changed") {
+  const Bench bench;
+  TestModel loud = small_model();
+  for (float& v : loud.tensors.at("bn.bias").data) v = 1e6f;
+  const std::string model = bench.file("loud.safetensors", loud.signed_file());
+  const auto eval = [&](const char* codec) {
+    return offramp({"eval", "-m", model, "--data", bench.data, "--codec", codec});
+  };
+  CHECK(eval("u8").code == 0);
+  check_refusal(eval("f16"), kBadData, "as f16 with finite numbers");
+
+  RunningNode edge(bench.folder, model, "edge", {"--thresholds", "0"});
+  const Finished run =
+      offramp({"run", "-m", model, "--next", edge.address, "--thresholds", "0", "--codec", "f16",
+               "--json", "--deadline", "20s", bench.pictures[0]});
+  CAPTURE(run.err);
+  CHECK(run.code == kUnavailable);
+  CHECK(Json::parse(run.out).at("status") == "degraded(refused)");
+}
+
 TEST_CASE("run answers pictures in their order and skips bad ones") {
   const Bench bench;
   RunningNode edge(bench.folder, bench.model, "edge", {"--thresholds", "0.9"});
