@@ -117,9 +117,8 @@ void to_f16(std::span<const float> x, std::uint8_t* y) {
         std::bit_cast<std::uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000;
     const std::uint32_t small = mask_less(ordered, kLeastNormal);
     const std::uint32_t large = mask_less(kTooLarge, ordered);
-    const std::uint32_t nan = mask_less(static_cast<std::int32_t>(kExponent), ordered);
     std::uint32_t half = (subnormal & small) | (normal & ~small);
-    half = (half & ~large) | (0x7c00 & large) | (0x0200 & nan) | ((bits >> 16) & 0x8000);
+    half = (half & ~large) | (0x7c00 & large) | ((bits >> 16) & 0x8000);
     const auto written = static_cast<std::uint16_t>(half);
     std::memcpy(y + 2 * i, &written, sizeof written);
   }

@@ -18,7 +18,8 @@ namespace offramp {
 /// True when there is neither NaN nor Inf among `x`.
 bool all_finite(std::span<const float> x);
 
-/// Writes 2 * x.size() bytes, little-endian. What rounds to more than 65504 becomes Inf.
+/// Writes 2 * x.size() bytes, little-endian. NaN, and what rounds to more than 65504, becomes
+/// Inf.
 void to_f16(std::span<const float> x, std::uint8_t* y);
 /// Reads 2 * y.size() bytes. False when there is NaN or Inf among them; `y` is then unspecified.
 [[nodiscard]] bool from_f16(const std::uint8_t* x, std::span<float> y);

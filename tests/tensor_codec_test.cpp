@@ -345,6 +345,11 @@ TEST_CASE("tensor codec: damaged LZ4 is refused and takes no more memory than th
       for (std::uint8_t& byte : other.payload) byte = static_cast<std::uint8_t>(random());
       static_cast<void>(refused(other));
     }
+    for (const std::uint32_t claim : {0u, whole.raw_bytes - 1, whole.raw_bytes + 1, 0xffffffffu}) {
+      WireTensor other = whole;
+      other.raw_bytes = claim;
+      CHECK(refused(other));
+    }
     // A bomb: some kilobytes that stand for about a megabyte, whatever size it claims to have.
     WireTensor bomb = whole;
     bomb.payload.assign(*raw_bytes(shape, dtype) - 1, 0xff);
