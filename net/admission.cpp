@@ -13,7 +13,7 @@ constexpr std::size_t kMaxTensorBytes = std::size_t{1} << 30;
 
 std::size_t input_bytes(std::span<const Stage> stages, std::size_t index) {
   const Shape shape = stages[index].plan().input_shape();
-  const std::optional<std::size_t> bytes = raw_bytes(shape, DType::kF32);
+  const std::optional<std::size_t> bytes = largest_raw_bytes(shape);
   if (!bytes || *bytes > kMaxTensorBytes)
     throw Error(ErrorKind::kBadModel, "stage " + std::to_string(index) +
                                           ": wanted an input of at most 1 GiB, found " +
@@ -52,7 +52,7 @@ std::optional<Refusal> Admission::refusal(const Hello& hello) const {
 
 std::variant<Job, Refusal> Admission::job(const Peer& peer, const Handoff& handoff,
                                           Clock::time_point now) const {
-  if (handoff.model != model_ || !serves(handoff.cut, handoff.shape))
+  if (handoff.model != model_ || !serves(handoff.cut, handoff.tensor.shape))
     return Refusal{FaultCode::kModelMismatch, "wanted model " + short_id(model_) + ", found " +
                                                   short_id(handoff.model) + " at cut " +
                                                   std::to_string(handoff.cut)};
@@ -65,10 +65,8 @@ std::variant<Job, Refusal> Admission::job(const Peer& peer, const Handoff& hando
           .answer_by = now + std::chrono::microseconds(handoff.budget_us),
           .input = Buffer(shape.elements())};
   const std::span<float> input(job.input.data(), shape.elements());
-  if (const auto bad = decode_tensor(handoff.payload, handoff.dtype, handoff.codec, shape, input))
-    return Refusal{FaultCode::kBadTensor, *bad == TensorError::kSize
-                                              ? "wanted " + to_string(shape) + " as f32"
-                                              : std::string("wanted finite numbers")};
+  if (const auto bad = decode_tensor(handoff.tensor, shape, input))
+    return Refusal{FaultCode::kBadTensor, describe(*bad, handoff.tensor, shape)};
   return job;
 }
 

@@ -9,7 +9,6 @@
 #include "engine/thread_pool.h"
 #include "net/elapsed.h"
 #include "net/node.h"
-#include "net/tensor_codec.h"
 
 namespace offramp {
 namespace {
@@ -143,10 +142,7 @@ Reason Device::Impl::hand_on(std::size_t index, Outcome& own, const View& carry,
                                          .attempt = 0,
                                          .hop = 0,
                                          .budget_us = to_us(budget),
-                                         .dtype = DType::kF32,
-                                         .codec = Codec::kRaw,
-                                         .shape = carry.shape,
-                                         .payload = encode_tensor(carry, DType::kF32, Codec::kRaw)},
+                                         .tensor = encode_tensor(carry, options.format)},
                                  own.hops[0].sent_bytes);
   if (!sent) return Reason::kDisconnected;
   away.emplace(id, Away{.index = index,

@@ -14,6 +14,7 @@
 #include "engine/cascade.h"
 #include "net/channel.h"
 #include "net/log.h"
+#include "net/tensor_codec.h"
 
 namespace offramp {
 
@@ -23,7 +24,8 @@ struct DeviceOptions {
   /// pictures that need it are answered at once. So the order in which tiers are started does not
   /// matter.
   std::chrono::milliseconds connect_grace{500};
-  int window = 8;  ///< pictures away at once
+  int window = 8;         ///< pictures away at once
+  TensorFormat format{};  ///< of what is handed on
 };
 
 struct Outcome {

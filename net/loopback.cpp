@@ -27,7 +27,8 @@ class LoopbackChannel final : public Channel {
   ~LoopbackChannel() override { send(Bye{}); }
 
   bool submit(Handoff handoff, std::uint32_t& sent_bytes) override {
-    const auto bytes = static_cast<std::uint32_t>(kFixedHeaderBytes + handoff.payload.size());
+    const auto bytes =
+        static_cast<std::uint32_t>(kFixedHeaderBytes + handoff.tensor.payload.size());
     if (session_.state() != LinkState::kUp || !send(std::move(handoff))) return false;
     sent_bytes = bytes;
     session_.submitted();

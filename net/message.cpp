@@ -40,8 +40,7 @@ void write(ByteWriter& out, const Fixed& f) {
   out.u8(0);
   out.raw(f.model);
   for (const std::uint32_t side : f.dims) out.u32(side);
-  out.f32(0.0f);  // scale and zero point belong to u8 tensors
-  out.i32(0);
+  out.u64(0);
   out.u64(f.checksum);
 }
 
@@ -85,11 +84,11 @@ struct Encoder {
     f.attempt = m.attempt;
     f.hop = m.hop;
     f.budget_us = m.budget_us;
-    f.codec = static_cast<std::uint8_t>(m.codec);
-    f.payload_bytes = static_cast<std::uint32_t>(m.payload.size());
-    f.raw_bytes = f.payload_bytes;
-    f.checksum = XXH3_64bits(m.payload.data(), m.payload.size());
-    set_shape(f, m.shape, m.dtype);
+    f.codec = static_cast<std::uint8_t>(m.tensor.codec);
+    f.payload_bytes = static_cast<std::uint32_t>(m.tensor.payload.size());
+    f.raw_bytes = m.tensor.raw_bytes;
+    f.checksum = XXH3_64bits(m.tensor.payload.data(), m.tensor.payload.size());
+    set_shape(f, m.tensor.shape, m.tensor.dtype);
     return Type::kInfer;
   }
   Type operator()(const Verdict& m) {
@@ -186,7 +185,7 @@ Frames encode(Message message) {
   header.raw(items);
   Frames frames{.header = header.take(), .payload = {}};
   if (Handoff* handoff = std::get_if<Handoff>(&message))
-    frames.payload = std::move(handoff->payload);
+    frames.payload = std::move(handoff->tensor.payload);
   return frames;
 }
 

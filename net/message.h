@@ -19,7 +19,7 @@
 namespace offramp {
 
 inline constexpr std::uint8_t kWireMajor = 1;
-inline constexpr std::uint8_t kWireMinor = 0;
+inline constexpr std::uint8_t kWireMinor = 1;
 inline constexpr std::size_t kFixedHeaderBytes = 96;
 inline constexpr std::size_t kMajorOffset = 4;         ///< where every version has its major number
 inline constexpr std::size_t kMaxHeaderBytes = 65535;  ///< the header's length is a u16
@@ -65,16 +65,17 @@ enum class FaultCode : std::uint16_t {
   kOverloaded = 4,
   kDraining = 5,
   kExpired = 6,    ///< the budget had run out when the work left the queue
-  kBadTensor = 7,  ///< payload of a wrong size, or with NaN or Inf
+  kBadTensor = 7,  ///< payload of a wrong size, or that is not finite numbers of its dtype
   kNoAnswer = 8,   ///< the last exit's entropy is not a number
 };
 const char* fault_name(FaultCode code);  ///< "version", "model mismatch", ...
 Reason reason_of(FaultCode code);        ///< how a tier that falls back on its own answer names it
 
-/// How the payload's elements are written. Later versions add f16 and u8.
-enum class DType : std::uint8_t { kNone = 0, kF32 = 1 };
-/// How the payload is packed. Later versions add compression.
-enum class Codec : std::uint8_t { kRaw = 0 };
+/// How a tensor's elements are written.
+enum class DType : std::uint8_t { kNone = 0, kF32 = 1, kF16 = 2, kU8 = 3, kU8PerChannel = 4 };
+const char* dtype_name(DType dtype);  ///< "f32", "f16", "u8", "u8c"
+/// How the payload is packed.
+enum class Codec : std::uint8_t { kRaw = 0, kLz4 = 1 };
 
 /// First message of a connection: I will hand you tensors of this model at this cut.
 struct Hello {
@@ -96,6 +97,16 @@ struct Welcome {
   bool operator==(const Welcome&) const = default;
 };
 
+/// One sample as it crosses; net/tensor_codec.h writes and reads it.
+struct WireTensor {
+  DType dtype = DType::kF32;
+  Codec codec = Codec::kRaw;
+  Shape shape;                  ///< the wire says [1, height, width, channels]
+  std::uint32_t raw_bytes = 0;  ///< of the payload once unpacked
+  std::vector<std::uint8_t> payload{};
+  bool operator==(const WireTensor&) const = default;
+};
+
 /// INFER: one undecided sample.
 struct Handoff {
   RequestId request{};
@@ -104,10 +115,7 @@ struct Handoff {
   std::uint8_t attempt = 0;
   std::uint8_t hop = 0;         ///< links passed before this one
   std::uint32_t budget_us = 0;  ///< what is left: the answer must leave the receiver within it
-  DType dtype = DType::kF32;
-  Codec codec = Codec::kRaw;
-  Shape shape;  ///< of one sample; the wire says [1, height, width, channels]
-  std::vector<std::uint8_t> payload{};  ///< net/tensor_codec.h
+  WireTensor tensor{};
   bool operator==(const Handoff&) const = default;
 };
 

@@ -50,7 +50,7 @@ Fixed read_fixed(ByteReader& in) {
 }
 
 std::optional<Shape> get_shape(const Fixed& f) {
-  if (f.dtype != static_cast<std::uint8_t>(DType::kF32) || f.ndim != 4 || f.dims[0] != 1) return {};
+  if (f.ndim != 4 || f.dims[0] != 1) return {};
   for (const std::uint32_t side : f.dims)
     if (side == 0 || side > kMaxSide) return {};
   return Shape{.channels = static_cast<int>(f.dims[3]),
@@ -154,9 +154,13 @@ using Decoded = std::variant<Message, Malformed>;
 Decoded decode_infer(const Fixed& f, std::span<const std::uint8_t> payload,
                      const DecodeLimits& limits) {
   const std::optional<Shape> shape = get_shape(f);
-  if (!shape || f.codec != static_cast<std::uint8_t>(Codec::kRaw)) return Malformed::kField;
-  if (f.payload_bytes != payload.size() || f.raw_bytes != f.payload_bytes ||
-      payload.size() > limits.max_payload_bytes)
+  if (!shape || f.dtype == static_cast<std::uint8_t>(DType::kNone) ||
+      f.dtype > static_cast<std::uint8_t>(DType::kU8PerChannel) ||
+      f.codec > static_cast<std::uint8_t>(Codec::kLz4))
+    return Malformed::kField;
+  const bool packed = f.codec == static_cast<std::uint8_t>(Codec::kLz4);
+  if (f.payload_bytes != payload.size() || f.raw_bytes > limits.max_payload_bytes ||
+      (packed ? f.raw_bytes <= f.payload_bytes : f.raw_bytes != f.payload_bytes))
     return Malformed::kPayload;
   if (XXH3_64bits(payload.data(), payload.size()) != f.checksum) return Malformed::kChecksum;
   return Handoff{.request = f.request,
@@ -165,10 +169,11 @@ Decoded decode_infer(const Fixed& f, std::span<const std::uint8_t> payload,
                  .attempt = f.attempt,
                  .hop = f.hop,
                  .budget_us = f.budget_us,
-                 .dtype = static_cast<DType>(f.dtype),
-                 .codec = static_cast<Codec>(f.codec),
-                 .shape = *shape,
-                 .payload = {payload.begin(), payload.end()}};
+                 .tensor = {.dtype = static_cast<DType>(f.dtype),
+                            .codec = static_cast<Codec>(f.codec),
+                            .shape = *shape,
+                            .raw_bytes = f.raw_bytes,
+                            .payload = {payload.begin(), payload.end()}}};
 }
 
 Decoded decode_result(const Fixed& f, Items& items) {
@@ -187,7 +192,8 @@ Decoded decode_control(const Fixed& f, Items& items) {
     case Type::kHello:
     case Type::kWelcome: {
       const std::optional<Shape> shape = get_shape(f);
-      if (!shape || !is_tier(f.tier)) return Malformed::kField;
+      if (!shape || f.dtype != static_cast<std::uint8_t>(DType::kF32) || !is_tier(f.tier))
+        return Malformed::kField;
       const std::uint64_t session = first_half(f.request);
       if (static_cast<Type>(f.type) == Type::kHello)
         return Hello{.session = session, .model = f.model, .cut = f.cut, .shape = *shape};

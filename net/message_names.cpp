@@ -82,6 +82,22 @@ Reason reason_of(FaultCode code) {
   return Reason::kRefused;
 }
 
+const char* dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kNone:
+      return "nothing";
+    case DType::kF32:
+      return "f32";
+    case DType::kF16:
+      return "f16";
+    case DType::kU8:
+      return "u8";
+    case DType::kU8PerChannel:
+      return "u8c";
+  }
+  return "unknown";
+}
+
 const char* malformed_name(Malformed reason) {
   switch (reason) {
     case Malformed::kFrameCount:

@@ -47,10 +47,7 @@ Reason NextTier::hand_on(Verdict& own, Done& done, Clock::time_point now) {
                                              .attempt = 0,
                                              .hop = static_cast<std::uint8_t>(done.job.hop + 1),
                                              .budget_us = to_us(budget),
-                                             .dtype = DType::kF32,
-                                             .codec = Codec::kRaw,
-                                             .shape = done.carry_shape,
-                                             .payload = std::move(done.carry)},
+                                             .tensor = std::move(done.carry)},
                                      own.hops[0].sent_bytes);
   if (!sent) return Reason::kDisconnected;
   away_.emplace(id, Away{.peer = done.job.peer,

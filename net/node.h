@@ -22,6 +22,7 @@
 #include "net/channel.h"
 #include "net/log.h"
 #include "net/loopback.h"
+#include "net/tensor_codec.h"
 
 namespace offramp {
 
@@ -31,6 +32,7 @@ struct NodeOptions {
   std::vector<Loopback*> loopbacks{};  ///< further fronts, not owned
   int first_stage = 1;                 ///< index into all stages of the model
   int stage_count = 1;                 ///< consecutive stages that run here
+  TensorFormat format{};               ///< of what is handed on
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)
   int window = 64;           ///< requests of one peer that may be here, announced in WELCOME

@@ -27,8 +27,9 @@ Service::Service(std::span<const Stage> stages, const Admission& admission,
       fronts_(fronts),
       log_(std::move(log)),
       next_(std::move(next), model, options.first_stage + options.stage_count, log_),
-      workers_(stages, options.first_stage, options.stage_count, options.tier, options.workers,
-               static_cast<std::size_t>(options.queue_capacity), options.before_compute) {}
+      workers_(stages, options.first_stage, options.stage_count, options.tier, options.format,
+               options.workers, static_cast<std::size_t>(options.queue_capacity),
+               options.before_compute) {}
 
 NodeCounters Service::counters() const {
   const std::lock_guard lock(counters_mutex_);

@@ -1,12 +1,45 @@
 #include "net/tensor_codec.h"
 
+#include <lz4.h>
+
+#include <algorithm>
 #include <bit>
 #include <cassert>
-#include <cmath>
 #include <cstring>
+#include <memory>
+#include <vector>
+
+#include "net/narrow.h"
 
 namespace offramp {
 namespace {
+
+static_assert(std::endian::native == std::endian::little, "the wire is little-endian");
+
+using Bytes = std::span<const std::uint8_t>;
+
+constexpr std::size_t kQuantiserBytes = sizeof(float) + 1;
+
+// Sums and products of sizes; nullopt once one has overflowed.
+using Size = std::optional<std::size_t>;
+
+Size product(Size a, int side) {
+  std::size_t result = 0;
+  if (!a || side <= 0 || __builtin_mul_overflow(*a, static_cast<std::size_t>(side), &result))
+    return {};
+  return result;
+}
+
+Size sum(Size a, Size b) {
+  std::size_t result = 0;
+  if (!a || !b || __builtin_add_overflow(*a, *b, &result)) return {};
+  return result;
+}
+
+// How many quantisers stand before the elements.
+int quantisers(const Shape& shape, DType dtype) {
+  return dtype == DType::kU8 ? 1 : dtype == DType::kU8PerChannel ? shape.channels : 0;
+}
 
 std::size_t element_bytes(DType dtype) {
   switch (dtype) {
@@ -14,42 +47,159 @@ std::size_t element_bytes(DType dtype) {
       return 0;
     case DType::kF32:
       return 4;
+    case DType::kF16:
+      return 2;
+    case DType::kU8:
+    case DType::kU8PerChannel:
+      return 1;
   }
   return 0;
+}
+
+void write_quantised(const View& sample, int groups, std::uint8_t* out) {
+  std::vector<Quantiser> found(static_cast<std::size_t>(groups));
+  const std::size_t rows = sample.elements() / found.size();
+  find_quantisers(sample.data, rows, found);
+  bool good = true;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    std::memcpy(out + i * sizeof(float), &found[i].scale, sizeof(float));
+    out[found.size() * sizeof(float) + i] = found[i].zero;
+    good = good && is_scale(found[i].scale);
+  }
+  if (good) quantise(sample.data, rows, found, out + found.size() * kQuantiserBytes);
+}
+
+std::optional<TensorError> read_quantised(const std::uint8_t* in, int groups,
+                                          std::span<float> out) {
+  std::vector<Quantiser> read(static_cast<std::size_t>(groups));
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    std::memcpy(&read[i].scale, in + i * sizeof(float), sizeof(float));
+    read[i].zero = in[read.size() * sizeof(float) + i];
+    if (!is_scale(read[i].scale)) return TensorError::kScale;
+  }
+  dequantise(in + read.size() * kQuantiserBytes, out.size() / read.size(), read, out.data());
+  return {};
+}
+
+void write_raw(const View& sample, DType dtype, std::uint8_t* out) {
+  switch (dtype) {
+    case DType::kNone:
+      return;
+    case DType::kF32:
+      std::memcpy(out, sample.data, sample.elements() * sizeof(float));
+      return;
+    case DType::kF16:
+      to_f16({sample.data, sample.elements()}, out);
+      return;
+    case DType::kU8:
+    case DType::kU8PerChannel:
+      write_quantised(sample, quantisers(sample.shape, dtype), out);
+      return;
+  }
+}
+
+// `in` holds raw_bytes(shape, dtype), `out` all elements.
+std::optional<TensorError> read_raw(const std::uint8_t* in, DType dtype, const Shape& shape,
+                                    std::span<float> out) {
+  switch (dtype) {
+    case DType::kNone:
+      break;
+    case DType::kF32:
+      std::memcpy(out.data(), in, out.size_bytes());
+      return all_finite(out) ? std::nullopt : std::optional(TensorError::kNotFinite);
+    case DType::kF16:
+      return from_f16(in, out) ? std::nullopt : std::optional(TensorError::kNotFinite);
+    case DType::kU8:
+    case DType::kU8PerChannel:
+      return read_quantised(in, quantisers(shape, dtype), out);
+  }
+  return TensorError::kSize;
+}
+
+// Packs the payload where that makes it smaller.
+void pack(WireTensor& tensor) {
+  if (tensor.payload.size() > LZ4_MAX_INPUT_SIZE) return;
+  const auto size = static_cast<int>(tensor.payload.size());
+  std::vector<std::uint8_t> packed(tensor.payload.size());
+  const int bytes =
+      LZ4_compress_default(reinterpret_cast<const char*>(tensor.payload.data()),
+                           reinterpret_cast<char*>(packed.data()), size, std::max(size - 1, 0));
+  if (bytes <= 0) return;
+  packed.resize(static_cast<std::size_t>(bytes));
+  tensor.payload = std::move(packed);
+  tensor.codec = Codec::kLz4;
+}
+
+// `out` is as long as the payload must become.
+bool unpack(Bytes payload, std::span<std::uint8_t> out) {
+  if (out.size() > LZ4_MAX_INPUT_SIZE || payload.size() >= out.size()) return false;
+  const int bytes = LZ4_decompress_safe(
+      reinterpret_cast<const char*>(payload.data()), reinterpret_cast<char*>(out.data()),
+      static_cast<int>(payload.size()), static_cast<int>(out.size()));
+  return bytes >= 0 && static_cast<std::size_t>(bytes) == out.size();
 }
 
 }  // namespace
 
 std::optional<std::size_t> raw_bytes(const Shape& shape, DType dtype) {
-  std::size_t bytes = element_bytes(dtype);
+  Size elements = element_bytes(dtype);
   for (const int side : {shape.channels, shape.height, shape.width})
-    if (side <= 0 || __builtin_mul_overflow(bytes, static_cast<std::size_t>(side), &bytes))
-      return {};
-  return bytes;
+    elements = product(elements, side);
+  const int groups = quantisers(shape, dtype);
+  return groups == 0 ? elements : sum(elements, product(kQuantiserBytes, groups));
 }
 
-std::vector<std::uint8_t> encode_tensor(const View& sample, DType dtype, Codec codec) {
-  assert(sample.batch == 1 && dtype == DType::kF32 && codec == Codec::kRaw);
-  static_cast<void>(dtype);
-  static_cast<void>(codec);
-  static_assert(std::endian::native == std::endian::little, "the wire has little-endian floats");
-  std::vector<std::uint8_t> payload(sample.elements() * sizeof(float));
-  std::memcpy(payload.data(), sample.data, payload.size());
-  return payload;
+std::optional<std::size_t> largest_raw_bytes(const Shape& shape) {
+  // Where there are few elements to a channel, u8c takes more than f32.
+  const Size f32 = raw_bytes(shape, DType::kF32), u8c = raw_bytes(shape, DType::kU8PerChannel);
+  if (!f32 || !u8c) return {};
+  return std::max(*f32, *u8c);
 }
 
-std::optional<TensorError> decode_tensor(std::span<const std::uint8_t> payload, DType dtype,
-                                         Codec codec, const Shape& shape, std::span<float> out) {
-  const std::optional<std::size_t> bytes = raw_bytes(shape, dtype);
-  if (codec != Codec::kRaw || !bytes || payload.size() != *bytes ||
-      out.size() * sizeof(float) != *bytes)
+WireTensor encode_tensor(const View& sample, const TensorFormat& format) {
+  assert(sample.batch == 1);
+  const std::optional<std::size_t> bytes = raw_bytes(sample.shape, format.dtype);
+  assert(bytes);
+  WireTensor tensor{.dtype = format.dtype,
+                    .codec = Codec::kRaw,
+                    .shape = sample.shape,
+                    .raw_bytes = static_cast<std::uint32_t>(*bytes),
+                    .payload = std::vector<std::uint8_t>(*bytes)};
+  write_raw(sample, format.dtype, tensor.payload.data());
+  if (format.codec == Codec::kLz4) pack(tensor);
+  return tensor;
+}
+
+std::optional<TensorError> decode_tensor(const WireTensor& tensor, const Shape& shape,
+                                         std::span<float> out) {
+  const std::optional<std::size_t> bytes = raw_bytes(shape, tensor.dtype);
+  if (!bytes || tensor.raw_bytes != *bytes || out.size() != shape.elements())
     return TensorError::kSize;
-  std::memcpy(out.data(), payload.data(), payload.size());
-  // x * 0 is 0 for finite x and NaN otherwise: one sum instead of a branch for each element.
-  float sum = 0.0f;
-  for (const float v : out) sum += v * 0.0f;
-  if (std::isnan(sum)) return TensorError::kNotFinite;
-  return {};
+  if (tensor.codec == Codec::kRaw) {
+    if (tensor.payload.size() != *bytes) return TensorError::kSize;
+    return read_raw(tensor.payload.data(), tensor.dtype, shape, out);
+  }
+  const auto unpacked = std::make_unique_for_overwrite<std::uint8_t[]>(*bytes);
+  if (!unpack(tensor.payload, {unpacked.get(), *bytes})) return TensorError::kPacked;
+  return read_raw(unpacked.get(), tensor.dtype, shape, out);
+}
+
+std::string describe(TensorError error, const WireTensor& tensor, const Shape& shape) {
+  std::string wanted = "wanted " + to_string(shape) + " as " + dtype_name(tensor.dtype);
+  switch (error) {
+    case TensorError::kSize:
+      return wanted + ", " + std::to_string(raw_bytes(shape, tensor.dtype).value_or(0)) +
+             " bytes, found " +
+             std::to_string(tensor.codec == Codec::kRaw ? tensor.payload.size() : tensor.raw_bytes);
+    case TensorError::kPacked:
+      return wanted + " in fewer bytes of LZ4, found " + std::to_string(tensor.payload.size()) +
+             " bytes that do not unpack to it";
+    case TensorError::kScale:
+      return wanted + " with finite scales above 0, found another one";
+    case TensorError::kNotFinite:
+      return wanted + " with finite numbers, found NaN or Inf";
+  }
+  return wanted;
 }
 
 }  // namespace offramp

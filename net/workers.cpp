@@ -6,7 +6,6 @@
 
 #include "engine/error.h"
 #include "net/elapsed.h"
-#include "net/tensor_codec.h"
 
 namespace offramp {
 namespace {
@@ -15,12 +14,14 @@ constexpr std::size_t kMaxKnocks = 10000;
 
 }  // namespace
 
-Workers::Workers(std::span<const Stage> stages, int first, int count, Tier tier, int threads,
-                 std::size_t capacity, std::function<void()> before_compute)
+Workers::Workers(std::span<const Stage> stages, int first, int count, Tier tier,
+                 const TensorFormat& format, int threads, std::size_t capacity,
+                 std::function<void()> before_compute)
     : stages_(stages),
       first_(first),
       count_(count),
       tier_(tier),
+      format_(format),
       capacity_(capacity),
       before_compute_(std::move(before_compute)) {
   try {
@@ -131,10 +132,7 @@ Done Workers::run(Job job, std::vector<StageMemory>& memories) const {
       if (done.answers) break;
       input = outcome.carry;
     }
-    if (!done.answers) {
-      done.carry_shape = input.shape;
-      done.carry = encode_tensor(input, DType::kF32, Codec::kRaw);
-    }
+    if (!done.answers) done.carry = encode_tensor(input, format_);
     done.hop.compute_us = elapsed_us(taken, Clock::now());
   }
   job.input = Buffer();

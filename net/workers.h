@@ -16,6 +16,7 @@
 #include "engine/thread_pool.h"
 #include "net/fronts.h"
 #include "net/poll.h"
+#include "net/tensor_codec.h"
 
 namespace offramp {
 
@@ -38,8 +39,7 @@ struct Done {
   Decision decision;     ///< of the last stage that ran
   std::vector<float> probabilities;
   Hop hop;
-  Shape carry_shape;
-  std::vector<std::uint8_t> carry;  ///< payload for the next tier, when not sure
+  WireTensor carry;  ///< for the next tier, when not sure
 };
 
 /// A message that a worker is to answer, so that the answer proves that the workers are alive.
@@ -52,8 +52,9 @@ struct Knock {
 class Workers {
  public:
   /// `stages` are all of the model's; this node runs [first, first + count).
-  Workers(std::span<const Stage> stages, int first, int count, Tier tier, int threads,
-          std::size_t capacity, std::function<void()> before_compute);
+  Workers(std::span<const Stage> stages, int first, int count, Tier tier,
+          const TensorFormat& format, int threads, std::size_t capacity,
+          std::function<void()> before_compute);
   /// Drops what is queued and joins the threads.
   ~Workers();
   Workers(const Workers&) = delete;
@@ -79,6 +80,7 @@ class Workers {
   std::span<const Stage> stages_;
   int first_, count_;
   Tier tier_;
+  TensorFormat format_;  ///< of carry
   std::size_t capacity_;
   std::function<void()> before_compute_;
 

@@ -85,6 +85,8 @@ TEST_CASE("wrong options end with 64, one line and where to read on") {
       {"eval", "--data"},
       {"eval", "--data", bench.data, "--limit", "0"},
       {"eval", "--data", bench.data, "--limit", "many"},
+      {"eval", "--data", bench.data, "--codec", "u9"},
+      {"run", "--next", "127.0.0.1:1", "--codec", "", picture},
       {"eval", "--data", bench.data, "--batch", "-3"},
       {"eval", "--data", bench.data, "--threads", "1.5"},
       {"node", "--tier", "moon", "--listen", "127.0.0.1:0"},
@@ -466,6 +468,82 @@ TEST_CASE("run through a node gives eval's decisions bit for bit") {
   }
 }
 
+TEST_CASE("run --codec gives the decisions of eval --codec, and both say what crossed") {
+  const Bench bench;
+  RunningNode edge(bench.folder, bench.model, "edge", {"--thresholds", "0.9"});
+  for (const std::vector<std::string>& codec :
+       std::vector<std::vector<std::string>>{{"--codec", "f32"},
+                                             {"--codec", "f16"},
+                                             {"--codec", "u8"},
+                                             {"--codec", "u8c", "--lz4"},
+                                             {"--lz4"}}) {
+    std::vector<std::string> arguments = {
+        "run",          "-m",         bench.model, "--next", edge.address,  "--data",
+        bench.data,     "--deadline", "20s",       "--json", "--decisions", bench.path("run.csv"),
+        "--thresholds", "0.9"};
+    arguments.insert(arguments.end(), codec.begin(), codec.end());
+    const Finished run = offramp(arguments);
+    CAPTURE(run.err);
+    REQUIRE(run.code == 0);
+    arguments = {"eval",         "-m", bench.model, "--data",      bench.data,
+                 "--batch",      "5",  "--json",    "--decisions", bench.path("eval.csv"),
+                 "--thresholds", "0.9"};
+    arguments.insert(arguments.end(), codec.begin(), codec.end());
+    const Finished eval = offramp(arguments);
+    CAPTURE(eval.err);
+    REQUIRE(eval.code == 0);
+    CHECK(text_of(bench.path("run.csv")) == text_of(bench.path("eval.csv")));
+    const Json cuts = Json::parse(run.out).at("cuts");
+    REQUIRE(cuts.size() == 1);
+    CHECK(cuts == Json::parse(eval.out).at("cuts"));
+    CHECK(cuts[0].at("tensors").get<int>() > 0);
+    if (codec.size() == 2) {
+      const Json inspected = Json::parse(offramp({"inspect", "--json", bench.model}).out);
+      for (const Json& cut : inspected.at("cuts")) {
+        if (cut.at("shape") != cuts[0].at("shape")) continue;
+        CHECK(cuts[0].at("mean_bytes") == 96.0 + cut.at("bytes_as").at(codec[1]).get<double>());
+      }
+    }
+  }
+}
+
+TEST_CASE("eval --codec f32 decides as eval does, and another codec does not to the bit") {
+  const Bench bench;
+  const auto decisions = [&](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"eval",   "-m",          bench.model,
+                                          "--data", bench.data,    "--thresholds",
+                                          "0",      "--decisions", bench.path("csv")};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    REQUIRE(offramp(arguments).code == 0);
+    return text_of(bench.path("csv"));
+  };
+  const std::string plain = decisions({});
+  CHECK(plain == decisions({"--codec", "f32"}));
+  CHECK(plain == decisions({"--lz4"}));
+  CHECK(plain != decisions({"--codec", "f16"}));
+  CHECK(plain != decisions({"--codec", "u8"}));
+}
+
+TEST_CASE("activations that f16 does not reach are told, not changed") {
+  const Bench bench;
+  TestModel loud = small_model();
+  for (float& v : loud.tensors.at("bn.bias").data) v = 1e6f;
+  const std::string model = bench.file("loud.safetensors", loud.signed_file());
+  const auto eval = [&](const char* codec) {
+    return offramp({"eval", "-m", model, "--data", bench.data, "--codec", codec});
+  };
+  CHECK(eval("u8").code == 0);
+  check_refusal(eval("f16"), kBadData, "as f16 with finite numbers");
+
+  RunningNode edge(bench.folder, model, "edge", {"--thresholds", "0"});
+  const Finished run =
+      offramp({"run", "-m", model, "--next", edge.address, "--thresholds", "0", "--codec", "f16",
+               "--json", "--deadline", "20s", bench.pictures[0]});
+  CAPTURE(run.err);
+  CHECK(run.code == kUnavailable);
+  CHECK(Json::parse(run.out).at("status") == "degraded(refused)");
+}
+
 TEST_CASE("run answers pictures in their order and skips bad ones") {
   const Bench bench;
   RunningNode edge(bench.folder, bench.model, "edge", {"--thresholds", "0.9"});
@@ -537,6 +615,8 @@ TEST_CASE("a node refuses what it cannot serve") {
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--next", "127.0.0.1:1"}),
                 kUsage, "--next");
   check_refusal(node({"--tier", "edge", "--listen", "nonsense"}), kUsage, "nonsense");
+  check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--codec", "u8"}), kUsage,
+                "--codec");
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:99999"}), kUsage, "99999");
   check_refusal(
       node({"--tier", "edge", "--listen", "127.0.0.1:0", "--port-file", bench.path("absent/port")}),
@@ -588,6 +668,7 @@ TEST_CASE("demo starts its tiers, answers and leaves nothing behind") {
   CHECK(finished.err.empty());
   CHECK(lines(finished.out).size() >= 14);
   CHECK(finished.out.find("edge/last") != std::string::npos);
+  CHECK(finished.out.find("\ncut 1 ") != std::string::npos);
   for (const fs::directory_entry& entry : fs::directory_iterator(bench.folder.path())) {
     CHECK(entry.path().filename().string().rfind("offramp-", 0) != 0);
   }

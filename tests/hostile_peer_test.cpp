@@ -3,7 +3,9 @@
 #include <doctest/doctest.h>
 #include <zmq.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <limits>
 #include <random>
 #include <thread>
@@ -30,7 +32,8 @@ Hello hello_of(const SmallCascade& cascade) {
   return {.session = 1, .model = identity.model, .cut = 1, .shape = identity.shape};
 }
 
-Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float value = 1.0f) {
+Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float value = 1.0f,
+                   const TensorFormat& format = {}) {
   const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
   const std::vector<float> values(identity.shape.elements(), value);
   return {.request = make_request_id(1, counter),
@@ -39,11 +42,8 @@ Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float val
           .attempt = 0,
           .hop = 0,
           .budget_us = 5'000'000,
-          .dtype = DType::kF32,
-          .codec = Codec::kRaw,
-          .shape = identity.shape,
-          .payload = encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape},
-                                   DType::kF32, Codec::kRaw)};
+          .tensor =
+              encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape}, format)};
 }
 
 std::uint64_t dropped(const Node& node, Malformed reason) {
@@ -141,8 +141,23 @@ TEST_CASE("hostile peer: each request that cannot be served is told why") {
     handoff.cut = 2;
     CHECK(fault_for(client, handoff) == FaultCode::kModelMismatch);
     handoff = handoff_of(cascade, 4);
-    handoff.payload.resize(handoff.payload.size() - 4);
+    handoff.tensor.payload.resize(handoff.tensor.payload.size() - 4);
+    handoff.tensor.raw_bytes -= 4;
     CHECK(fault_for(client, handoff) == FaultCode::kBadTensor);
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kU8, DType::kU8PerChannel}) {
+      for (const Codec codec : {Codec::kRaw, Codec::kLz4}) {
+        client.send(handoff_of(cascade, 20, 1.0f, {dtype, codec}));
+        REQUIRE(client.wait_for<Verdict>().has_value());
+        handoff = handoff_of(cascade, 21, 1.0f, {dtype, codec});
+        // The first bytes are LZ4's first token, or those of a scale.
+        handoff.tensor.payload[0] ^= 0xff;
+        handoff.tensor.payload[3] ^= 0xff;
+        if (codec == Codec::kLz4 || dtype == DType::kU8 || dtype == DType::kU8PerChannel)
+          CHECK(fault_for(client, handoff) == FaultCode::kBadTensor);
+        CHECK(fault_for(client, handoff_of(cascade, 22, std::nanf(""), {dtype, codec})) ==
+              FaultCode::kBadTensor);
+      }
+    }
     for (const float bad :
          {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
       CHECK(fault_for(client, handoff_of(cascade, 5, bad)) == FaultCode::kBadTensor);
@@ -158,6 +173,31 @@ TEST_CASE("hostile peer: each request that cannot be served is told why") {
     REQUIRE(client.wait_for<Welcome>().has_value());
     CHECK(dropped(node, Malformed::kType) == 1);
   }
+}
+
+TEST_CASE("hostile peer: a packed tensor that is a bomb is told so, or dropped before it is read") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
+  RawClient client(node.endpoint());
+  client.send(hello_of(cascade));
+  REQUIRE(client.wait_for<Welcome>().has_value());
+  Handoff bomb = handoff_of(cascade, 1);
+  const std::uint32_t right = bomb.tensor.raw_bytes;
+  bomb.tensor.codec = Codec::kLz4;
+  // A match from one byte back, hundreds of kilobytes long.
+  bomb.tensor.payload.assign(right - 1, 0xff);
+  const std::uint8_t start[] = {0x1f, 0x00, 0x01, 0x00};
+  std::ranges::copy(start, bomb.tensor.payload.begin());
+  CHECK(fault_for(client, bomb) == FaultCode::kBadTensor);
+  bomb.tensor.raw_bytes = right + 1;
+  client.send(bomb);
+  bomb.tensor.raw_bytes = 0xffffffff;
+  client.send(bomb);
+  client.send(handoff_of(cascade, 2));
+  const std::optional<Verdict> verdict = client.wait_for<Verdict>();
+  REQUIRE(verdict.has_value());
+  CHECK(verdict->request == make_request_id(1, 2));
+  CHECK(dropped(node, Malformed::kPayload) == 2);
 }
 
 TEST_CASE("hostile peer: a full queue and expired work are told, and the queue is bounded") {

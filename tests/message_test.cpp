@@ -22,7 +22,7 @@ WireModelId some_model() {
 }
 
 // The worked example of net/WIRE.md: one sample of 2 channels, 1 row, 2 columns.
-Handoff example_handoff() {
+Handoff example_handoff(const TensorFormat& format = {}) {
   const float pixels[] = {1.0f, -2.0f, 0.5f, 0.0f};
   const Shape shape{.channels = 2, .height = 1, .width = 2};
   return Handoff{.request = make_request_id(0x1122334455667788, 5),
@@ -31,11 +31,7 @@ Handoff example_handoff() {
                  .attempt = 0,
                  .hop = 0,
                  .budget_us = 250000,
-                 .dtype = DType::kF32,
-                 .codec = Codec::kRaw,
-                 .shape = shape,
-                 .payload = encode_tensor({.data = pixels, .batch = 1, .shape = shape}, DType::kF32,
-                                          Codec::kRaw)};
+                 .tensor = encode_tensor({.data = pixels, .batch = 1, .shape = shape}, format)};
 }
 
 Verdict example_verdict() {
@@ -51,7 +47,7 @@ Verdict example_verdict() {
 // The headers of the worked examples in net/WIRE.md, field by field.
 const std::string kGoldenInfer =
     "4f465250"                          // magic "OFRP"
-    "0100" "03" "00"                    // version 1.0, INFER, no flags
+    "0101" "03" "00"                    // version 1.1, INFER, no flags
     "6000" "01" "00" "04"               // header of 96 bytes, f32, raw, 4 dimensions
     "00" "00" "01"                      // attempt, hop, cut
     "8877665544332211" "0500000000000000"  // request id: session, counter
@@ -59,11 +55,23 @@ const std::string kGoldenInfer =
     "0000" "00" "00"                    // credit, tier, reserved
     "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"  // model
     "01000000" "01000000" "02000000" "02000000"  // N, H, W, C
-    "00000000" "00000000"               // scale, zero point
+    "0000000000000000"                  // reserved
     "643801d178da6797";                 // XXH3 of the payload
+const std::string kGoldenNarrowInfer =
+    "4f465250"
+    "0101" "03" "00"
+    "6000" "03" "00" "04"               // u8, raw
+    "00" "00" "01"
+    "8877665544332211" "0500000000000000"
+    "90d00300" "09000000" "09000000"    // payload and raw length 9
+    "0000" "00" "00"
+    "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf"
+    "01000000" "01000000" "02000000" "02000000"
+    "0000000000000000"
+    "c4de6fcd83a51a6a";
 const std::string kGoldenResult =
     "4f465250"
-    "0100" "04" "00"                    // RESULT
+    "0101" "04" "00"                    // RESULT
     "9300" "00" "00" "00"               // header of 147 bytes
     "00" "00" "00"
     "8877665544332211" "0500000000000000"
@@ -146,7 +154,14 @@ TEST_CASE("message: control messages survive the wire") {
 }
 
 TEST_CASE("message: a handoff survives the wire") {
-  CHECK(through_the_wire(example_handoff()) == example_handoff());
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kU8, DType::kU8PerChannel}) {
+    const Handoff handoff = example_handoff({.dtype = dtype});
+    CHECK(through_the_wire(handoff) == handoff);
+  }
+  Handoff packed = example_handoff();
+  packed.tensor.codec = Codec::kLz4;
+  packed.tensor.raw_bytes = 100;
+  CHECK(through_the_wire(packed) == packed);
 }
 
 TEST_CASE("message: a verdict keeps every bit of its floats") {
@@ -178,6 +193,9 @@ TEST_CASE("message: golden bytes of net/WIRE.md") {
   const Frames handoff = encode(example_handoff());
   CHECK(hex(handoff.header) == kGoldenInfer);
   CHECK(hex(handoff.payload) == "0000803f000000c00000003f00000000");
+  const Frames narrow = encode(example_handoff({.dtype = DType::kU8}));
+  CHECK(hex(narrow.header) == kGoldenNarrowInfer);
+  CHECK(hex(narrow.payload) == "b0c2403caaff00d4aa");
   const Frames verdict = encode(example_verdict());
   CHECK(hex(verdict.header) == kGoldenResult);
   CHECK(verdict.payload.empty());
@@ -229,11 +247,21 @@ TEST_CASE("message: refusals and their reasons") {
     CHECK(refusal(frames) == Malformed::kFlags);
   }
   SUBCASE("dtype, codec, number of dimensions") {
-    for (const std::size_t offset : {10u, 11u, 12u}) {
+    for (const auto& [offset, value] : {std::pair<std::size_t, std::uint8_t>{10, 0},
+                                        {10, 5},
+                                        {10, 255},
+                                        {11, 2},
+                                        {11, 255},
+                                        {12, 3},
+                                        {12, 5}}) {
       Frames other = frames;
-      other.header[offset] ^= 2;
+      other.header[offset] = value;
       CHECK(refusal(other) == Malformed::kField);
     }
+    Frames hello = encode(Hello{.shape = {.channels = 1}});
+    REQUIRE(std::holds_alternative<Message>(decode(hello)));
+    hello.header[10] = 3;
+    CHECK(refusal(hello) == Malformed::kField);
   }
   SUBCASE("dimension 0, batch of 2, dimension of 2^32 - 1") {
     for (const std::size_t offset : {64u, 68u, 72u, 76u}) {
@@ -254,8 +282,24 @@ TEST_CASE("message: refusals and their reasons") {
     other.payload.push_back(0);
     CHECK(refusal(other) == Malformed::kPayload);
     Handoff large = example_handoff();
-    large.payload.resize(kLimits.max_payload_bytes + 4);
+    large.tensor.payload.resize(kLimits.max_payload_bytes + 4);
+    large.tensor.raw_bytes = static_cast<std::uint32_t>(large.tensor.payload.size());
     CHECK(refusal(encode(large)) == Malformed::kPayload);
+  }
+  SUBCASE("unpacked length that does not fit the codec, or is above the limit") {
+    constexpr std::size_t kRawLength = 40;
+    const auto with_raw_length = [](Frames other, std::uint32_t bytes) {
+      for (std::size_t i = 0; i < 4; ++i)
+        other.header[kRawLength + i] = static_cast<std::uint8_t>(bytes >> (8 * i));
+      return other;
+    };
+    for (const std::uint32_t bytes : {0u, 15u, 17u, 0xffffffffu})
+      CHECK(refusal(with_raw_length(frames, bytes)) == Malformed::kPayload);
+    frames.header[11] = static_cast<std::uint8_t>(Codec::kLz4);
+    for (const std::uint32_t bytes : {0u, 15u, 16u, 4097u, 0xffffffffu})
+      CHECK(refusal(with_raw_length(frames, bytes)) == Malformed::kPayload);
+    CHECK(std::holds_alternative<Message>(decode(with_raw_length(frames, 17))));
+    CHECK(std::holds_alternative<Message>(decode(with_raw_length(frames, 4096))));
   }
   SUBCASE("payload on a control message") {
     Frames control = encode(Bye{});

@@ -26,6 +26,8 @@ SOURCE = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("OFFRAMP_BINARY", str(SOURCE / "build" / "release" / "offramp"))
 MODEL = SOURCE / "weights" / "resnet20b.safetensors"
 THRESHOLDS = ("0", "0.1", "0.3", "0.6", "1")
+CODECS = (("--codec=f16",), ("--codec=u8",), ("--codec=u8c", "--lz4"))
+CODECS_THRESHOLD, CODECS_LIMIT = "0.1", "1000"
 EXITS = 3
 DRAWN = 500
 SIDE = 32
@@ -69,13 +71,13 @@ def draw_data_set(folder):
 class Node:
     """A tier beside the test, which ends with exit code 0 on SIGTERM."""
 
-    def __init__(self, folder, tier, threshold, following=None):
+    def __init__(self, folder, tier, threshold, following=None, codec=()):
         port_file = folder / f"{tier}.addr"
         port_file.unlink(missing_ok=True)
         command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
         command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
         if following:
-            command += ["--next", following.address]
+            command += ["--next", following.address, *codec]
         self.tier = tier
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + START_SECONDS
@@ -123,11 +125,11 @@ class NetworkEquality(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return decisions.read_bytes()
 
-    def through_nodes(self, threshold):
+    def through_nodes(self, threshold, codec=()):
         with Node(self.folder, "cloud", threshold) as cloud:
-            with Node(self.folder, "edge", threshold, cloud) as edge:
+            with Node(self.folder, "edge", threshold, cloud, codec) as edge:
                 patient = ["--window", "8", "--deadline", "300s", "--wait", "60s"]
-                return self.offramp("run", threshold, "--next", edge.address, *patient)
+                return self.offramp("run", threshold, "--next", edge.address, *codec, *patient)
 
     def test_decisions_are_those_of_one_process(self):
         taken = collections.Counter()
@@ -145,6 +147,22 @@ class NetworkEquality(unittest.TestCase):
                 print(f"{threshold:>5} {len(rows):9d}{shares}", flush=True)
         # Exits that are never taken would make the comparison empty.
         self.assertEqual(sorted(taken), list(range(EXITS)))
+
+    def test_with_each_codec_they_are_those_of_eval_with_it(self):
+        if "--limit" not in self.options and os.environ.get("OFFRAMP_DATA"):
+            self.options += ["--limit", CODECS_LIMIT]
+        seen = {self.offramp("eval", CODECS_THRESHOLD)}
+        for codec in CODECS:
+            with self.subTest(codec=codec):
+                networked = self.through_nodes(CODECS_THRESHOLD, codec)
+                rows = list(csv.DictReader(networked.decode().splitlines()))
+                self.assertEqual({row["status"] for row in rows}, {"ok"})
+                self.assertTrue(
+                    networked == self.offramp("eval", CODECS_THRESHOLD, *codec), "decisions differ"
+                )
+                # A codec that loses nothing, or the same as another, would not have been used.
+                self.assertNotIn(networked, seen)
+                seen.add(networked)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,22 @@ struct TwoNodes {
   std::unique_ptr<Node> cloud, edge;
 };
 
+// The decision of the stages, one after the other, with an encoder and a decoder between them.
+Decision over_a_wire(const SmallCascade& cascade, std::size_t picture, const TensorFormat& format) {
+  View input = cascade.picture(picture);
+  std::vector<float> received;
+  for (const Stage& stage : cascade.stages()) {
+    StageMemory memory = stage.make_memory();
+    const Stage::Outcome outcome = stage.step(input, memory);
+    if (stage.answers(outcome.decisions[0])) return outcome.decisions[0];
+    const WireTensor tensor = encode_tensor(outcome.carry, format);
+    received.resize(outcome.carry.elements());
+    REQUIRE(!decode_tensor(tensor, outcome.carry.shape, received));
+    input = {.data = received.data(), .batch = 1, .shape = outcome.carry.shape};
+  }
+  return {};
+}
+
 void check_equal(const std::vector<Outcome>& outcomes, const SmallCascade& cascade) {
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
     CAPTURE(i);
@@ -79,6 +95,35 @@ TEST_CASE("node: sockets give the cascade's decisions bit for bit") {
                   {});
     check_equal(run_all(device, cascade), cascade);
     CHECK(device.late_answers() == 0);
+  }
+}
+
+TEST_CASE("node: with each codec, sockets give what the stages say of what that codec leaves") {
+  const SmallCascade cascade(Thresholds::kMixed);
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kU8, DType::kU8PerChannel}) {
+    for (const Codec codec : {Codec::kRaw, Codec::kLz4}) {
+      CAPTURE(dtype_name(dtype));
+      const TensorFormat format{dtype, codec};
+      NodeOptions options = edge_options();
+      options.format = format;
+      TwoNodes nodes(cascade, options);
+      DeviceOptions patient = kPatient;
+      patient.format = format;
+      Device device(cascade.stages(), cascade.id(), patient, to(cascade, nodes.edge->endpoint(), 1),
+                    {});
+      const std::vector<Outcome> outcomes = run_all(device, cascade);
+      for (std::size_t i = 0; i < outcomes.size(); ++i) {
+        const Outcome& outcome = outcomes[i];
+        CHECK(outcome.decision == over_a_wire(cascade, i, format));
+        CHECK(outcome.degraded == Reason::kNone);
+        for (std::size_t hop = 0; hop + 1 < outcome.hops.size(); ++hop) {
+          const Shape shape = cascade.stages()[hop].plan().carry_shape();
+          const std::size_t whole = kFixedHeaderBytes + raw_bytes(shape, dtype).value();
+          CHECK(outcome.hops[hop].sent_bytes <= whole);
+          if (codec == Codec::kRaw) CHECK(outcome.hops[hop].sent_bytes == whole);
+        }
+      }
+    }
   }
 }
 

@@ -6,10 +6,11 @@
 
 namespace {
 
-thread_local std::uint64_t count = 0;
+thread_local std::uint64_t count = 0, bytes_asked = 0;
 
 void* allocate(std::size_t size, std::size_t alignment) {
   ++count;
+  bytes_asked += size;
   const std::size_t rounded = (size + alignment - 1) / alignment * alignment;
   if (void* p = std::aligned_alloc(alignment, rounded == 0 ? alignment : rounded)) return p;
   throw std::bad_alloc();
@@ -24,6 +25,7 @@ std::size_t bytes(Align alignment) { return static_cast<std::size_t>(alignment);
 namespace offramp::test {
 
 std::uint64_t allocations() { return count; }
+std::uint64_t allocated_bytes() { return bytes_asked; }
 
 }  // namespace offramp::test
 

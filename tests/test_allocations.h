@@ -7,5 +7,7 @@ namespace offramp::test {
 
 /// Allocations by this thread since it started.
 std::uint64_t allocations();
+/// Bytes that they were for.
+std::uint64_t allocated_bytes();
 
 }  // namespace offramp::test

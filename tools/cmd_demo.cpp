@@ -17,6 +17,7 @@
 #include "engine/dataset.h"
 #include "engine/error.h"
 #include "tools/child_process.h"
+#include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/device_run.h"
 #include "tools/options.h"
@@ -60,13 +61,14 @@ class Tiers {
       : options_(std::move(options)), stop_(stop) {}
 
   /// Starts a node that hands on to the one started before it, and waits until it listens.
-  void start(const std::string& tier) {
+  void start(const std::string& tier, const std::vector<std::string>& more = {}) {
     const fs::path port_file = folder_.path() / tier;
     std::vector<std::string> arguments = {"node",        "--quiet",         "--tier",
                                           tier,          "--listen",        "tcp://127.0.0.1:0",
                                           "--port-file", port_file.string()};
     if (!endpoint_.empty()) arguments.insert(arguments.end(), {"--next", endpoint_});
     arguments.insert(arguments.end(), options_.begin(), options_.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
     ChildProcess& child = children_.emplace_back(std::move(arguments));
     endpoint_ = wait_for(tier, port_file, child);
   }
@@ -147,10 +149,11 @@ class Demo : public Command {
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N [20]");
     model_.add_to(*app());
     thresholds_.add_to(*app());
+    codec_.add_to(*app());
     app()->footer(
         "Examples:\n"
         "  offramp demo\n"
-        "  offramp demo --thresholds 0.1\n"
+        "  offramp demo --thresholds 0.1 --codec u8\n"
         "  offramp demo --data cifar-10-batches-bin --limit 50");
   }
 
@@ -170,10 +173,15 @@ class Demo : public Command {
     const Gallery gallery = data ? labelled(*data) : samples();
 
     Tiers tiers(node_options(path), stop);
-    if (stages.size() > 2) tiers.start("cloud");
-    tiers.start("edge");
+    if (stages.size() > 2) {
+      tiers.start("cloud");
+      tiers.start("edge", codec_.arguments());
+    } else {
+      tiers.start("edge");
+    }
 
     DeviceSetup setup{model, stages, thresholds_.unit(model), tiers.endpoint(), {}, false};
+    setup.options.format = codec_.format();
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());
@@ -230,6 +238,7 @@ class Demo : public Command {
   int limit_ = 20;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  CodecOptions codec_;
 };
 
 }  // namespace

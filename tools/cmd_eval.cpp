@@ -7,11 +7,13 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/error.h"
 #include "kernels/kernels.h"
+#include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
 #include "tools/decisions.h"
@@ -41,6 +43,7 @@ struct SweepPoint {
 /// All that is said about one evaluation.
 struct Report {
   const Model& model;
+  std::span<const Stage> stages;
   std::string data;
   EntropyUnit unit;
   PlanOptions plan;
@@ -105,6 +108,10 @@ Json to_json(const Report& report) {
        {{"mean", latency.mean / 1e3}, {"p50", latency.p50 / 1e3}, {"p99", latency.p99 / 1e3}}},
       {"pictures_per_second",
        {{"compute", report.run.compute_rate}, {"overall", report.run.overall_rate}}}};
+  if (report.options.wire) {
+    value["codec"] = to_string(*report.options.wire);
+    value["cuts"] = crossings_json(report.stages, report.run.crossings);
+  }
   if (!report.sweep.empty()) value["sweep"] = sweep_json(report);
   return value;
 }
@@ -143,10 +150,12 @@ std::string speed_text(const Report& report) {
   const EvaluationOptions& options = report.options;
   const std::string how = report.isa + ", " + to_string(report.plan.convolution) + ", batch " +
                           std::to_string(options.batch) + ", " + std::to_string(options.threads) +
-                          (options.threads == 1 ? " thread" : " threads");
+                          (options.threads == 1 ? " thread" : " threads") +
+                          (options.wire ? ", over a wire as " + to_string(*options.wire) : "");
   return "\nlatency   " + format_times(distribution(report.run.latencies_us)) + "  (" + how +
          ")\nspeed     " + format_fixed(report.run.compute_rate, 0) + " pictures/s; " +
-         format_fixed(report.run.overall_rate, 0) + " with reading and preparing them\n";
+         format_fixed(report.run.overall_rate, 0) + " with reading and preparing them\n" +
+         crossings_text(report.stages, report.run.crossings);
 }
 
 std::string sweep_text(const Report& report) {
@@ -197,6 +206,7 @@ class Eval : public Command {
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures");
     add_count(*app(), "--batch", batch_, 1, 1024, "pictures computed together [1]");
     add_count(*app(), "--threads", threads_, 1, 256, "threads, each with batches of its own [1]");
+    codec_.add_to(*app());
     compute_.add_tune_to(*app());
     app()
         ->add_option("--logits", logits_,
@@ -211,6 +221,7 @@ class Eval : public Command {
         "Examples:\n"
         "  offramp eval --data cifar-10-batches-bin\n"
         "  offramp eval --data cifar-10-batches-bin --sweep --threads 2\n"
+        "  offramp eval --data cifar-10-batches-bin --codec u8 --lz4\n"
         "  offramp eval --data pictures --thresholds 0.1,0.3 --limit 500 --json");
   }
 
@@ -228,6 +239,7 @@ class Eval : public Command {
     if (!decisions_.empty()) decisions_file.emplace(decisions_);
 
     Report report{.model = model,
+                  .stages = stages,
                   .data = data_,
                   .unit = thresholds_.unit(model),
                   .plan = plan,
@@ -260,6 +272,7 @@ class Eval : public Command {
     options.batch = batch_;
     options.threads = threads_;
     options.keep_logits = !logits_.empty();
+    if (codec_.given()) options.wire = codec_.format();
     if (options.samples == 0) {
       throw Error(ErrorKind::kBadData, data_ + ": wanted pictures, found none");
     }
@@ -301,6 +314,7 @@ class Eval : public Command {
   std::string data_;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  CodecOptions codec_;      ///< given: as if the tiers were apart
   ComputeOptions compute_;  ///< of one batch, which a thread computes alone
   bool sweep_ = false;
   int limit_ = 0;

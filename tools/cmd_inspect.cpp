@@ -7,6 +7,7 @@
 
 #include "engine/cascade.h"
 #include "engine/partition.h"
+#include "net/tensor_codec.h"
 #include "tools/command.h"
 #include "tools/options.h"
 #include "tools/output.h"
@@ -17,7 +18,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 using enum Table::Align;
 
-std::uint64_t float_bytes(const Shape& shape) { return shape.elements() * sizeof(float); }
+constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kU8, DType::kU8PerChannel};
+
+/// The payload, before LZ4.
+std::uint64_t bytes_as(DType dtype, const Shape& shape) { return raw_bytes(shape, dtype).value(); }
+
+std::uint64_t float_bytes(const Shape& shape) { return bytes_as(DType::kF32, shape); }
 
 /// The picture as it would be sent instead: one byte a channel and pixel.
 std::uint64_t picture_bytes(const Model& model) { return model.preprocess.input.elements(); }
@@ -44,6 +50,12 @@ Totals totals(const Graph& graph) {
     sum.macs += macs(graph, layer);
   }
   return sum;
+}
+
+Json bytes_json(const Shape& shape) {
+  Json value = Json::object();
+  for (const DType dtype : kDTypes) value[dtype_name(dtype)] = bytes_as(dtype, shape);
+  return value;
 }
 
 Json to_json(const Model& model, const std::vector<Stage>& stages) {
@@ -82,7 +94,8 @@ Json to_json(const Model& model, const std::vector<Stage>& stages) {
   for (ValueId cut : legal_cuts(graph)) {
     cuts.push_back({{"after", origin(graph, makers, cut)},
                     {"shape", to_string(shape_of(graph, cut))},
-                    {"bytes", float_bytes(shape_of(graph, cut))}});
+                    {"bytes", float_bytes(shape_of(graph, cut))},
+                    {"bytes_as", bytes_json(shape_of(graph, cut))}});
   }
   const Shape& input = model.preprocess.input;
   const Totals sum = totals(graph);
@@ -178,11 +191,21 @@ std::string segments_text(const Model& model, const std::vector<Stage>& stages) 
 std::string cuts_text(const Model& model) {
   const std::vector<int> makers = producers(model.graph);
   const auto raw = static_cast<double>(picture_bytes(model));
-  Table table({{"AFTER"}, {"SHAPE"}, {"F32 BYTES", kRight}, {"PICTURES", kRight}});
+  Table table({{"AFTER"},
+               {"SHAPE"},
+               {"F32 BYTES", kRight},
+               {"PICTURES", kRight},
+               {"F16", kRight},
+               {"U8", kRight},
+               {"U8C", kRight}});
   for (ValueId cut : legal_cuts(model.graph)) {
-    const std::uint64_t bytes = float_bytes(shape_of(model.graph, cut));
-    table.add({origin(model.graph, makers, cut), to_string(shape_of(model.graph, cut)),
-               format_grouped(bytes), format_fixed(static_cast<double>(bytes) / raw, 2) + " x"});
+    const Shape& shape = shape_of(model.graph, cut);
+    const std::uint64_t bytes = float_bytes(shape);
+    table.add({origin(model.graph, makers, cut), to_string(shape), format_grouped(bytes),
+               format_fixed(static_cast<double>(bytes) / raw, 2) + " x",
+               format_grouped(bytes_as(DType::kF16, shape)),
+               format_grouped(bytes_as(DType::kU8, shape)),
+               format_grouped(bytes_as(DType::kU8PerChannel, shape))});
   }
   return table.text();
 }

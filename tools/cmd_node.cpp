@@ -15,6 +15,7 @@
 #include "engine/error.h"
 #include "net/node.h"
 #include "net/zmq_channel.h"
+#include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
 #include "tools/options.h"
@@ -114,6 +115,7 @@ class NodeCommand : public Command {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
+    codec_.add_to(*app());
     compute_.add_to(*app());
     app()
         ->add_option("--drain", drain_, "when stopped, how long to wait for missing answers [10s]")
@@ -136,6 +138,12 @@ class NodeCommand : public Command {
     options.workers = workers_;
     options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
     const std::string next = next_.empty() ? "" : parse_peer_endpoint("--next", next_);
+    if (codec_.given() && next.empty()) {
+      throw Error(
+          ErrorKind::kUsage,
+          "--codec, --lz4: wanted --next beside them, as they say how to hand on, found none");
+    }
+    options.format = codec_.format();
     const Model model = load_model(model_.path());
     const Share share = share_of(options.tier, model);
     options.first_stage = share.first;
@@ -193,6 +201,7 @@ class NodeCommand : public Command {
   std::string next_;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  CodecOptions codec_;
   ComputeOptions compute_;
   int workers_ = 1;
   std::string drain_ = "10s";

@@ -11,6 +11,7 @@
 
 #include "engine/dataset.h"
 #include "engine/error.h"
+#include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
 #include "tools/decisions.h"
@@ -39,6 +40,7 @@ class Run : public Command {
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures of --data");
     model_.add_to(*app());
     thresholds_.add_to(*app());
+    codec_.add_to(*app());
     compute_.add_to(*app());
     app()
         ->add_option("--deadline", deadline_,
@@ -56,7 +58,7 @@ class Run : public Command {
     app()->footer(
         "Examples:\n"
         "  offramp run --next 127.0.0.1:5555 cat.png ship.jpg\n"
-        "  offramp run --next edge.local:5555 --data cifar-10-batches-bin --limit 1000\n"
+        "  offramp run --next edge.local:5555 --data cifar-10-batches-bin --codec u8 --lz4\n"
         "  offramp run --next 127.0.0.1:5555 --deadline 50ms --thresholds 0.1 cat.png");
   }
 
@@ -71,6 +73,7 @@ class Run : public Command {
     options.deadline = ceil<milliseconds>(parse_duration("--deadline", deadline_));
     options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
     options.window = window_;
+    options.format = codec_.format();
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
         make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
@@ -157,6 +160,7 @@ class Run : public Command {
   int limit_ = 0;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  CodecOptions codec_;
   ComputeOptions compute_;
   std::string deadline_ = "1s";
   std::string wait_ = "500ms";

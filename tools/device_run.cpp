@@ -152,6 +152,7 @@ RunSummary::RunSummary(const DeviceSetup& setup, const Outcomes& outcomes,
                        std::span<const int> labels)
     : setup_(setup) {
   if (!labels.empty()) right_ = 0;
+  crossings_.resize(setup.stages.size() - 1);
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
     if (!outcomes[i]) continue;
     const Outcome& outcome = *outcomes[i];
@@ -172,6 +173,10 @@ RunSummary::RunSummary(const DeviceSetup& setup, const Outcomes& outcomes,
     group->sent_bytes += static_cast<double>(outcome.bytes_sent());
     total_us_.push_back(static_cast<double>(outcome.total_us));
     sent_bytes_ += outcome.bytes_sent();
+    for (std::size_t cut = 0; cut < std::min(outcome.hops.size(), crossings_.size()); ++cut) {
+      const std::uint32_t bytes = outcome.hops[cut].sent_bytes;
+      if (bytes > 0) crossings_[cut].add(bytes);
+    }
     macs_ += macs_up_to(setup, outcome.decision.exit);
     degraded_ += outcome.degraded == Reason::kNone ? 0 : 1;
     if (right_) *right_ += right ? 1 : 0;
@@ -211,7 +216,7 @@ std::string RunSummary::text() const {
           format_macs(macs_ / pictures) + " MACs a picture, " + format_percent(macs_ / whole) +
           " of the whole network\n" + "sent      " + format_grouped(sent_bytes_) +
           " bytes; the raw pictures are " + format_grouped(raw) + " bytes\n";
-  return text;
+  return text + crossings_text(setup_.stages, crossings_);
 }
 
 Json RunSummary::json() const {
@@ -238,6 +243,7 @@ Json RunSummary::json() const {
       {"mean", total.mean / 1e3}, {"p50", total.p50 / 1e3}, {"p99", total.p99 / 1e3}};
   value["mean_macs"] = macs_ / pictures;
   value["sent_bytes"] = sent_bytes_;
+  value["cuts"] = crossings_json(setup_.stages, crossings_);
   value["picture_bytes"] = setup_.model.preprocess.input.elements() * pictures_;
   return value;
 }

@@ -10,6 +10,7 @@
 
 #include "engine/cascade.h"
 #include "net/device.h"
+#include "tools/crossings.h"
 #include "tools/options.h"
 #include "tools/output.h"
 
@@ -74,7 +75,8 @@ class RunSummary {
   std::vector<Group> groups_;
   std::vector<double> total_us_;
   std::uint64_t sent_bytes_ = 0;
-  double macs_ = 0.0;  ///< computed for the answers given
+  std::vector<Crossing> crossings_;  ///< [cuts], the first is the device's
+  double macs_ = 0.0;                ///< computed for the answers given
   std::size_t degraded_ = 0;
   std::optional<std::size_t> right_;
 };

@@ -5,12 +5,14 @@
 #include <bit>
 #include <chrono>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include "engine/error.h"
 #include "tools/output.h"
 
 namespace offramp::cli {
@@ -87,6 +89,62 @@ class BatchFeeder {
   std::exception_ptr failure_;
 };
 
+/// The way from one tier to the next, for one thread.
+class SimulatedWire {
+ public:
+  SimulatedWire(std::span<const Stage> stages, const Dataset& data,
+                const EvaluationOptions& options)
+      : data_(data), format_(options.wire.value()) {
+    std::size_t largest = 0;
+    for (const Stage& stage : stages)
+      largest = std::max(largest, stage.plan().carry_shape().elements());
+    received_ = Buffer(largest * static_cast<std::size_t>(options.batch));
+  }
+
+  /// What the next tier receives of `carry`, the samples of the data set from `first` on. Valid
+  /// until the next call. Throws Error{kBadData} when it would refuse it.
+  View cross(View carry, std::size_t first) {
+    const std::size_t elements = carry.shape.elements();
+    for (int i = 0; i < carry.batch; ++i) {
+      const WireTensor sent = encode_tensor(carry.slice(i, 1), format_);
+      message_bytes_ = kFixedHeaderBytes + sent.payload.size();
+      const std::span<float> out(received_.data() + static_cast<std::size_t>(i) * elements,
+                                 elements);
+      if (const auto error = decode_tensor(sent, carry.shape, out)) {
+        throw Error(ErrorKind::kBadData, data_.name(first + static_cast<std::size_t>(i)) + ": " +
+                                             describe(*error, sent, carry.shape));
+      }
+    }
+    return {received_.data(), carry.batch, carry.shape};
+  }
+
+  /// Both frames of the last sample.
+  std::size_t message_bytes() const { return message_bytes_; }
+
+ private:
+  const Dataset& data_;
+  TensorFormat format_;
+  Buffer received_;
+  std::size_t message_bytes_ = 0;
+};
+
+/// run_cascade() with a wire between the stages, over which samples go one by one. `bytes` [cuts]
+/// gets the size of each message.
+Decision run_over_wire(std::span<const Stage> stages, View sample, std::size_t index,
+                       CascadeMemory& memory, SimulatedWire& wire, std::span<std::uint64_t> bytes) {
+  for (std::size_t s = 0;; ++s) {
+    const Stage::Outcome outcome = stages[s].step(sample, memory.stages[s]);
+    if (stages[s].answers(outcome.decisions[0])) return outcome.decisions[0];
+    sample = wire.cross(outcome.carry, index);
+    bytes[s] = wire.message_bytes();
+  }
+}
+
+std::unique_ptr<SimulatedWire> make_wire(std::span<const Stage> stages, const Dataset& data,
+                                         const EvaluationOptions& options) {
+  return options.wire ? std::make_unique<SimulatedWire>(stages, data, options) : nullptr;
+}
+
 /// Bit for bit, so that a NaN equals itself.
 bool same(const Decision& a, const Decision& b) {
   const auto bits = [](float value) { return std::bit_cast<std::uint32_t>(value); };
@@ -136,8 +194,8 @@ ExitAnswers answer_at_all_exits(std::span<const Stage> stages, const Model& mode
   if (options.keep_logits) answers.logits.resize(options.samples * exits * classes);
 
   const auto make = [&] {
-    return [&, memory = make_cascade_memory(stages), softmax = std::vector<float>(classes)](
-               std::size_t first, View carry) mutable {
+    return [&, memory = make_cascade_memory(stages), softmax = std::vector<float>(classes),
+            wire = make_wire(stages, data, options)](std::size_t first, View carry) mutable {
       const int batch = carry.batch;
       for (std::size_t exit = 0; exit < exits; ++exit) {
         const Plan& plan = stages[exit].plan();
@@ -149,6 +207,7 @@ ExitAnswers answer_at_all_exits(std::span<const Stage> stages, const Model& mode
           if (options.keep_logits) std::ranges::copy(logits, &answers.logits[row * classes]);
         }
         carry = outputs.carry;
+        if (wire && exit + 1 < exits) carry = wire->cross(carry, first);
       }
     };
   };
@@ -162,14 +221,21 @@ CascadeRun run_and_check(std::span<const Stage> stages, const Model& model, cons
   CascadeRun run;
   run.decisions.resize(options.samples);
   run.latencies_us.resize(options.samples);
+  const std::size_t cuts = options.wire ? stages.size() - 1 : 0;
+  std::vector<std::uint64_t> bytes(options.samples * cuts);
   const auto make = [&] {
     CascadeMemory mine = make_cascade_memory(stages);
     warm_up(stages, mine, model.preprocess.input);
-    return [&, memory = std::move(mine)](std::size_t first, View input) mutable {
+    return [&, memory = std::move(mine), wire = make_wire(stages, data, options)](
+               std::size_t first, View input) mutable {
       const auto count = static_cast<std::size_t>(input.batch);
       const std::span<Decision> decisions(&run.decisions[first], count);
       const SteadyClock::time_point begin = SteadyClock::now();
-      run_cascade(stages, input, memory, decisions);
+      if (!wire) run_cascade(stages, input, memory, decisions);
+      for (std::size_t i = 0; wire && i < count; ++i) {
+        decisions[i] = run_over_wire(stages, input.slice(static_cast<int>(i), 1), first + i, memory,
+                                     *wire, std::span(bytes).subspan((first + i) * cuts, cuts));
+      }
       const double latency_us = 1e6 * seconds_since(begin);
       std::fill_n(&run.latencies_us[first], count, latency_us);
     };
@@ -182,6 +248,10 @@ CascadeRun run_and_check(std::span<const Stage> stages, const Model& model, cons
   const double seconds = seconds_since(begin);
   check_same(data, run, stages, answers);
 
+  run.crossings.resize(cuts);
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] > 0) run.crossings[i % cuts].add(bytes[i]);
+  }
   const auto samples = static_cast<double>(options.samples);
   // Each picture's latency is that of its batch, so the time spent is the sum over batches.
   double compute_us = 0.0;

@@ -3,12 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "engine/cascade.h"
 #include "engine/dataset.h"
 #include "engine/model.h"
+#include "net/tensor_codec.h"
+#include "tools/crossings.h"
 
 namespace offramp::cli {
 
@@ -17,6 +20,8 @@ struct EvaluationOptions {
   int batch = 1;
   int threads = 1;
   bool keep_logits = false;
+  /// Every tensor handed on is written so and read again, as between nodes; none: it is not.
+  std::optional<TensorFormat> wire;
 };
 
 /// What every exit says of every sample.
@@ -39,6 +44,7 @@ struct CascadeRun {
   double mean_compute_us = 0.0;      ///< a picture; a batch's time is shared among its pictures
   double compute_rate = 0.0;         ///< pictures/s, all threads, compute only
   double overall_rate = 0.0;         ///< pictures/s, all threads, with reading and preparing
+  std::vector<Crossing> crossings;   ///< [cuts]; empty without a wire
 };
 
 /// How those who took an exit fared.
@@ -56,7 +62,7 @@ struct Score {
   double mean_macs = 0.0;
 };
 
-/// Pass 1. Throws Error of the data set.
+/// Pass 1. Throws Error of the data set, or Error{kBadData} for numbers that a codec cannot say.
 ExitAnswers answer_at_all_exits(std::span<const Stage> stages, const Model& model,
                                 const Dataset& data, const EvaluationOptions& options);
 

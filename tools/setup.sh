@@ -13,7 +13,7 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkgconf
-  libcli11-dev libopenblas-dev libsodium-dev libstb-dev libxsimd-dev libxxhash-dev libzmq3-dev
+  libcli11-dev liblz4-dev libopenblas-dev libsodium-dev libstb-dev libxsimd-dev libxxhash-dev libzmq3-dev
   nlohmann-json3-dev doctest-dev libbenchmark-dev
 )
 for argument in "$@"; do

@@ -1,0 +1,192 @@
+// Loops that a compiler turns into SSE2 or NEON, without branches: this file is built with -O3, and
+// with -ffp-contract=off so that all machines round alike.
+#include "net/narrow.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace offramp {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the wire is little-endian");
+
+constexpr std::uint32_t kExponent = 0x7f800000;
+
+bool is_finite(float v) { return (std::bit_cast<std::uint32_t>(v) & kExponent) != kExponent; }
+
+// All ones when a < b, otherwise 0; a and b are at least 0.
+std::uint32_t mask_less(std::int32_t a, std::int32_t b) {
+  return static_cast<std::uint32_t>((a - b) >> 31);
+}
+
+// x[rows, columns] is worked on in blocks of lanes, several rows side by side where they are short:
+// with one column for the whole tensor, a block is simply the next 256 elements.
+constexpr std::size_t kLanes = 256;
+template <class T>
+using Lanes = std::array<T, kLanes>;
+
+struct Block {
+  std::size_t begin, rows, stride, width;
+  std::size_t column;  ///< of lane 0; after the last column comes the first
+};
+
+template <class Work>
+void for_each_block(std::size_t rows, std::size_t columns, Work work) {
+  if (columns > kLanes) {
+    for (std::size_t c = 0; c < columns; c += kLanes)
+      work(Block{c, rows, columns, std::min(kLanes, columns - c), c});
+    return;
+  }
+  const std::size_t together = kLanes / columns, width = together * columns;
+  work(Block{0, rows / together, width, width, 0});
+  work(Block{rows / together * width, 1, width, rows % together * columns, 0});
+}
+
+template <class Visit>
+void for_each_lane(const Block& block, std::size_t columns, Visit visit) {
+  std::size_t column = block.column;
+  for (std::size_t l = 0; l < block.width; ++l) {
+    visit(l, column);
+    if (++column == columns) column = 0;
+  }
+}
+
+// A step is a 254.99th of the range and not a 255th: (x / scale + zero) + 0.5 then stays between
+// 0 and 256 wherever zero was rounded to, and needs no clamp, which SSE2 has none for that a
+// compiler would find.
+constexpr double kSteps = 254.99;
+
+struct Range {
+  float low = 0.0f, high = 0.0f;
+  bool finite = true;
+};
+
+Quantiser spanning(const Range& range) {
+  if (!range.finite) return {.scale = std::numeric_limits<float>::quiet_NaN()};
+  const double low = static_cast<double>(range.low), high = static_cast<double>(range.high);
+  const float scale = std::max(static_cast<float>((high - low) / kSteps), kLeastScale);
+  return {scale, static_cast<std::uint8_t>(-low / static_cast<double>(scale) + 0.5)};
+}
+
+// y[width] <- y[width] with the next row; written so that a compiler finds minps and maxps.
+void widen(const float* __restrict x, std::size_t width, float* __restrict low,
+           float* __restrict high, std::uint32_t* __restrict bad) {
+  for (std::size_t l = 0; l < width; ++l) {
+    low[l] = x[l] < low[l] ? x[l] : low[l];
+    high[l] = high[l] < x[l] ? x[l] : high[l];
+    bad[l] |= is_finite(x[l]) ? 0u : 1u;
+  }
+}
+
+void quantise_row(const float* __restrict x, std::size_t width, const float* __restrict inverse,
+                  const float* __restrict offset, std::uint8_t* __restrict q) {
+  for (std::size_t l = 0; l < width; ++l)
+    q[l] = static_cast<std::uint8_t>(static_cast<int>(x[l] * inverse[l] + offset[l]));
+}
+
+void dequantise_row(const std::uint8_t* __restrict q, std::size_t width,
+                    const float* __restrict scale, const float* __restrict zero,
+                    float* __restrict x) {
+  for (std::size_t l = 0; l < width; ++l) x[l] = (static_cast<float>(q[l]) - zero[l]) * scale[l];
+}
+
+}  // namespace
+
+bool all_finite(std::span<const float> x) {
+  std::uint32_t bad = 0;
+  for (const float v : x) bad |= is_finite(v) ? 0u : 1u;
+  return bad == 0;
+}
+
+// After Fabian Giesen's float_to_half_rtne: three cases, of which masks take the right one.
+void to_f16(std::span<const float> x, std::uint8_t* y) {
+  constexpr std::int32_t kLeastNormal = 0x38800000;  // 2^-14
+  constexpr std::int32_t kTooLarge = 0x477fffff;     // the last float below 2^16
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto bits = std::bit_cast<std::uint32_t>(x[i]);
+    const std::uint32_t size = bits & 0x7fffffff;
+    const auto ordered = static_cast<std::int32_t>(size);
+    // Another bias for the exponent, and half a unit, a bit less where the last place is even.
+    const std::uint32_t normal = (size + 0xc8000fff + ((size >> 13) & 1)) >> 13;
+    // The addition rounds to the last place of a subnormal half.
+    const std::uint32_t subnormal =
+        std::bit_cast<std::uint32_t>(std::bit_cast<float>(size) + 0.5f) - 0x3f000000;
+    const std::uint32_t small = mask_less(ordered, kLeastNormal);
+    const std::uint32_t large = mask_less(kTooLarge, ordered);
+    std::uint32_t half = (subnormal & small) | (normal & ~small);
+    half = (half & ~large) | (0x7c00 & large) | ((bits >> 16) & 0x8000);
+    const auto written = static_cast<std::uint16_t>(half);
+    std::memcpy(y + 2 * i, &written, sizeof written);
+  }
+}
+
+bool from_f16(const std::uint8_t* x, std::span<float> y) {
+  std::uint32_t bad = 0;
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    std::uint16_t half = 0;
+    std::memcpy(&half, x + 2 * i, sizeof half);
+    const std::int32_t size = half & 0x7fff;
+    bad |= mask_less(0x7bff, size);
+    const std::uint32_t small = mask_less(size, 0x0400);
+    const std::uint32_t normal = (static_cast<std::uint32_t>(size) << 13) + 0x38000000;
+    const auto subnormal = std::bit_cast<std::uint32_t>(static_cast<float>(size) * 0x1p-24f);
+    const std::uint32_t sign = (half & 0x8000u) << 16;
+    y[i] = std::bit_cast<float>((subnormal & small) | (normal & ~small) | sign);
+  }
+  return bad == 0;
+}
+
+void find_quantisers(const float* x, std::size_t rows, std::span<Quantiser> columns) {
+  std::vector<Range> ranges(columns.size());
+  for_each_block(rows, columns.size(), [&](const Block& block) {
+    Lanes<float> low{}, high{};
+    Lanes<std::uint32_t> bad{};
+    for (std::size_t r = 0; r < block.rows; ++r)
+      widen(x + block.begin + r * block.stride, block.width, low.data(), high.data(), bad.data());
+    for_each_lane(block, columns.size(), [&](std::size_t l, std::size_t column) {
+      Range& range = ranges[column];
+      range.low = std::min(range.low, low[l]);
+      range.high = std::max(range.high, high[l]);
+      range.finite = range.finite && bad[l] == 0;
+    });
+  });
+  std::ranges::transform(ranges, columns.begin(), spanning);
+}
+
+void quantise(const float* x, std::size_t rows, std::span<const Quantiser> columns,
+              std::uint8_t* q) {
+  for_each_block(rows, columns.size(), [&](const Block& block) {
+    Lanes<float> inverse, offset{};
+    inverse.fill(1.0f);
+    for_each_lane(block, columns.size(), [&](std::size_t l, std::size_t column) {
+      inverse[l] = columns[column].scale;
+      offset[l] = static_cast<float>(columns[column].zero) + 0.5f;
+    });
+    for (float& v : inverse) v = 1.0f / v;
+    for (std::size_t r = 0; r < block.rows; ++r) {
+      const std::size_t at = block.begin + r * block.stride;
+      quantise_row(x + at, block.width, inverse.data(), offset.data(), q + at);
+    }
+  });
+}
+
+void dequantise(const std::uint8_t* q, std::size_t rows, std::span<const Quantiser> columns,
+                float* x) {
+  for_each_block(rows, columns.size(), [&](const Block& block) {
+    Lanes<float> scale{}, zero{};
+    for_each_lane(block, columns.size(), [&](std::size_t l, std::size_t column) {
+      scale[l] = columns[column].scale;
+      zero[l] = static_cast<float>(columns[column].zero);
+    });
+    for (std::size_t r = 0; r < block.rows; ++r) {
+      const std::size_t at = block.begin + r * block.stride;
+      dequantise_row(q + at, block.width, scale.data(), zero.data(), x + at);
+    }
+  });
+}
+
+}  // namespace offramp
