@@ -368,7 +368,10 @@ TEST_CASE("eval says the same however many threads and batches there are") {
          {"batch", "threads", "latency_ms", "mean_compute_ms", "pictures_per_second"}) {
       CHECK(json.erase(measured) == 1);
     }
-    for (Json& point : json.at("sweep")) point.erase("mean_ms");
+    for (Json& point : json.at("sweep")) {
+      CHECK(point.at("time_share").get<double>() > 0.0);
+      for (const char* measured : {"mean_ms", "time_share"}) CHECK(point.erase(measured) == 1);
+    }
     json["logits"] = read_file(bench.path("logits"));
     json["decisions"] = text_of(bench.path("decisions"));
     return json;
@@ -378,6 +381,11 @@ TEST_CASE("eval says the same however many threads and batches there are") {
   CHECK(one.at("logits").size() == 12u * 2u * 3u * 4u);
   CHECK(lines(one.at("decisions").get<std::string>()).size() == 13);
   CHECK(one.at("sweep").size() == 15);
+  // At T = 0 nobody leaves early, at 1 everybody does.
+  CHECK(one.at("sweep").front().at("macs_share") == 1.0);
+  CHECK(one.at("sweep").back().at("macs_share").get<double>() ==
+        doctest::Approx(one.at("exits")[0].at("macs").get<double>() /
+                        one.at("exits")[1].at("macs").get<double>()));
   CHECK(one == eval("5", "1"));
   CHECK(one == eval("3", "4"));
 }

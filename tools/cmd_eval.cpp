@@ -38,6 +38,8 @@ struct SweepPoint {
   double threshold = 0.0;  ///< in the user's unit
   Score score;
   double mean_ms = 0.0;
+  double macs_share = 1.0;  ///< of those without early exits, that is of the threshold 0
+  double time_share = 1.0;
 };
 
 /// All that is said about one evaluation.
@@ -82,7 +84,9 @@ Json sweep_json(const Report& report) {
                       {"accuracy", point.score.accuracy},
                       {"shares", shares},
                       {"mean_macs", point.score.mean_macs},
-                      {"mean_ms", point.mean_ms}});
+                      {"mean_ms", point.mean_ms},
+                      {"macs_share", point.macs_share},
+                      {"time_share", point.time_share}});
   }
   return points;
 }
@@ -162,14 +166,18 @@ std::string sweep_text(const Report& report) {
   std::vector<Table::Column> columns = {{"T", kRight}, {"ACCURACY", kRight}};
   for (const Exit& exit : report.model.graph.exits) columns.push_back({"AT " + exit.name, kRight});
   columns.push_back({"MEAN MACS", kRight});
+  columns.push_back({"OF ALL", kRight});
   columns.push_back({"MEAN TIME", kRight});
+  columns.push_back({"OF ALL", kRight});
   Table table(columns);
   for (const SweepPoint& point : report.sweep) {
     std::vector<std::string> cells = {format_short(point.threshold),
                                       format_percent(point.score.accuracy)};
     for (const ExitScore& exit : point.score.exits) cells.push_back(format_percent(exit.share));
     cells.push_back(format_macs(point.score.mean_macs));
+    cells.push_back(format_percent(point.macs_share));
     cells.push_back(format_fixed(point.mean_ms, 3) + " ms");
+    cells.push_back(format_percent(point.time_share));
     table.add(cells);
   }
   return "\n" + styled(Style::kBold, "One threshold for all exits") + " (" +
@@ -291,6 +299,10 @@ class Eval : public Command {
       point.score = score(stages, data, answers, report.options.samples);
       const CascadeRun run = run_and_check(stages, report.model, data, report.options, answers);
       point.mean_ms = run.mean_compute_us / 1e3;
+      if (!points.empty()) {  // the first threshold is 0
+        point.macs_share = point.score.mean_macs / points.front().score.mean_macs;
+        point.time_share = point.mean_ms / points.front().mean_ms;
+      }
       points.push_back(std::move(point));
     }
     return points;
