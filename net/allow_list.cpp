@@ -34,6 +34,12 @@ std::optional<Role> role_of(std::string_view word) {
   return {};
 }
 
+[[noreturn]] void refuse_line(const std::string& where, int number, const std::string& wanted,
+                              const std::string& found) {
+  throw Error(kBadKeys, where + ": line " + std::to_string(number) + ": wanted " + wanted +
+                            ", found " + found);
+}
+
 bool printable(std::string_view text) {
   return std::ranges::all_of(text, [](char c) { return c >= 0x20 && c < 0x7f; });
 }
@@ -69,8 +75,7 @@ AllowList AllowList::parse(std::string_view text, const std::string& where) {
     std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(line.size() + 1, text.size()));
     const auto refuse = [&](const std::string& wanted, const std::string& found) {
-      throw Error(kBadKeys, where + ": line " + std::to_string(number) + ": wanted " + wanted +
-                                ", found " + found);
+      refuse_line(where, number, wanted, found);
     };
     if (trimmed(line).empty() || trimmed(line).starts_with('#')) continue;
     const std::string_view role_word = take_word(line);

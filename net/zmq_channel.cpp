@@ -123,6 +123,7 @@ class ZmqChannel final : public Channel {
       if (change.type == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
         session_.connected(now);
         told_barred_.clear();
+        broken_ = 0;
         retry_ = kFirstRetry;
       } else if (change.type == ZMQ_EVENT_DISCONNECTED) {
         session_.disconnected("connection lost", events);
@@ -156,6 +157,8 @@ class ZmqChannel final : public Channel {
       retry_at_ = now + retry_;
       retry_ = std::min(2 * retry_, kLongestRetry);
     }
+    // One alone may be a node that was just stopped.
+    if (failure == HandshakeFailure::kBroken && ++broken_ < 2) return;
     std::string why = endpoint_ + ": " + barred_because(failure, keys_);
     if (!told_barred_.insert(why).second) return;
     events.push_back(LinkBarred{std::move(why)});
@@ -188,6 +191,7 @@ class ZmqChannel final : public Channel {
   Connection connection_;
   LinkSession session_;
   std::set<std::string> told_barred_;  ///< since the link was up
+  int broken_ = 0;                     ///< handshakes since then
   milliseconds retry_ = kFirstRetry;
   Clock::time_point retry_at_ = Clock::time_point::max();
 };

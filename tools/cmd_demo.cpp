@@ -97,7 +97,7 @@ class Tiers {
   /// A tier's folder: its own key, the key of the node started before it, and whom it lets in: what
   /// is started after it.
   fs::path make_keys(const std::string& tier) {
-    const fs::path folder = folder_.path() / (tier + "-keys");
+    fs::path folder = folder_.path() / (tier + "-keys");
     fs::create_directory(folder);
     const KeyPair own = client_;
     client_ = make_key_pair();

@@ -18,11 +18,12 @@ void KeyOptions::add_to(CLI::App& app, bool listens) {
                            "and next.pub (key of --next); or self.key itself"
                          : "folder with self.key (offramp keygen) and next.pub (key of --next);\n"
                            "or self.key itself")
-          ->type_name("DIR|FILE");
+          ->option_text("DIR|FILE");
   app.add_flag("--insecure", insecure_,
                listens ? "no keys: plaintext for everybody on this machine"
                        : "no keys: plaintext that anybody on the way may read and change")
-      ->excludes(keys);
+      ->excludes(keys)
+      ->option_text(" ");
 }
 
 fs::path KeyOptions::own_key() const {
