@@ -219,8 +219,9 @@ TEST_CASE("allow-list: a line that is none is refused, with its number") {
       "device " + make_key_pair().own.text() + " " + std::string(65, 'x')};
   for (const std::string& line : wrong) {
     CAPTURE(line);
-    const Error error =
-        error_of([&] { AllowList::parse(good + "\n" + line + "\n", "keys/allow"); });
+    std::string text = good;
+    text.append("\n").append(line).append("\n");
+    const Error error = error_of([&] { AllowList::parse(text, "keys/allow"); });
     check_error(error, kBadKeys, "keys/allow: line 3: ");
   }
   CHECK_NOTHROW(AllowList::parse(good + "\ndevice " + make_key_pair().own.text(), "keys/allow"));

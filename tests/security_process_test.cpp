@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -97,6 +98,13 @@ unsigned mode_of(const std::string& path) {
 bool holds(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
+
+// A sanitizer's library wants to be loaded first.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kMayPreload = false;
+#else
+constexpr bool kMayPreload = true;
+#endif
 
 }  // namespace
 
@@ -294,6 +302,20 @@ TEST_CASE("a path needs no keys, an abstract name is refused") {
   check_refusal(
       offramp({"node", "--model", site.model, "--tier", "edge", "--listen", "ipc://@edge"}), kUsage,
       "ipc://@edge");
+}
+
+TEST_CASE("a libzmq without CURVE is told of, and nothing goes out in plaintext instead" *
+          doctest::skip(!kMayPreload)) {
+  const Site site;
+  const std::map<std::string, std::string> without = {{"LD_PRELOAD", OFFRAMP_NO_CURVE}};
+  const std::vector<std::vector<std::string>> all = {
+      {"keygen", site.path("new.key")},
+      {"node", "--model", site.model, "--tier", "edge", "--listen", "127.0.0.1:0", "--keys",
+       site.path("edge")},
+      site.run("127.0.0.1:1", {"--keys", site.path("device")})};
+  for (const std::vector<std::string>& arguments : all)
+    check_refusal(offramp(arguments, without), 71, "libzmq: wanted a library with CURVE");
+  CHECK_FALSE(fs::exists(site.path("new.key")));
 }
 
 TEST_CASE("files of keys that are not as they should be end with 66 or 78 and are named") {
