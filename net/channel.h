@@ -47,7 +47,13 @@ struct LinkRefused {
   std::string why;  ///< one line naming the endpoint and both sides
 };
 
-using LinkEvent = std::variant<Verdict, Fault, LinkUp, LinkDown, LinkRefused>;
+/// The handshake failed: keys, or their absence, do not fit. Tried again, for lists of keys change;
+/// each reason is told once until the link is up.
+struct LinkBarred {
+  std::string why;  ///< one line naming the endpoint
+};
+
+using LinkEvent = std::variant<Verdict, Fault, LinkUp, LinkDown, LinkRefused, LinkBarred>;
 
 class Channel {
  public:

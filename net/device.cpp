@@ -212,6 +212,8 @@ void Device::Impl::handle(LinkEvent event, Clock::time_point now) {
     told_absent = false;
     grace_ends = now;  // it was there: when it goes, nothing is waited for
     say(LogLevel::kInfo, "next tier connected: " + next->endpoint());
+  } else if (const auto* barred = std::get_if<LinkBarred>(&event)) {
+    say(LogLevel::kError, barred->why);
   } else if (const auto* refused = std::get_if<LinkRefused>(&event)) {
     const bool version = refused->fault.code == FaultCode::kVersion;
     throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refused->why);

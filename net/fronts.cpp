@@ -10,6 +10,9 @@
 namespace offramp {
 namespace {
 
+// Messages thrown away at once, before the loop gets to do something else.
+constexpr int kMostRefused = 64;
+
 void bind(ZmqSocket& socket, const std::string& endpoint) {
   if (zmq_bind(socket.get(), endpoint.c_str()) == 0) return;
   const int error = zmq_errno();
@@ -46,44 +49,67 @@ std::string bound_endpoint(ZmqSocket& socket) {
 
 }  // namespace
 
-Fronts::Fronts(const std::string& listen, std::vector<Loopback*> cables, const DecodeLimits& limits,
-               int window)
-    : cables_(std::move(cables)), limits_(limits) {
-  if (!listen.empty()) {
-    require_endpoint(listen, true);
-    context_.emplace();
-    router_.emplace(*context_, ZMQ_ROUTER);
-    set_link_options(*router_, limits.max_payload_bytes, window);
-    router_->set(ZMQ_LINGER, 500);
-    router_->set(ZMQ_ROUTER_MANDATORY, 1);
-    router_->set(ZMQ_ROUTER_HANDOVER, 0);
-    router_->set(ZMQ_BACKLOG, 1024);
-    bind(*router_, listen);
-    endpoint_ = bound_endpoint(*router_);
+Fronts::Fronts(const std::string& endpoint, std::vector<Loopback*> cables,
+               const DecodeLimits& limits, int window, Gate& gate)
+    : gate_(gate), cables_(std::move(cables)), limits_(limits) {
+  try {
+    if (!endpoint.empty()) listen(endpoint, window);
+  } catch (...) {
+    // The context waits for its sockets, and those of the gate outlive this.
+    gate_.close();
+    throw;
   }
   for (Loopback* cable : cables_) cable->attach();
+}
+
+void Fronts::listen(const std::string& endpoint, int window) {
+  require_endpoint(endpoint, true);
+  if (!gate_.has_keys() && !is_local(endpoint))
+    throw Error(ErrorKind::kUsage,
+                endpoint + ": wanted keys, or an address of loopback to listen on, found neither");
+  context_.emplace();
+  gate_.open(*context_);
+  router_.emplace(*context_, ZMQ_ROUTER);
+  gate_.guard(*context_, *router_);
+  set_link_options(*router_, limits_.max_payload_bytes, window);
+  router_->set(ZMQ_LINGER, 500);
+  router_->set(ZMQ_ROUTER_MANDATORY, 1);
+  router_->set(ZMQ_ROUTER_HANDOVER, 0);
+  router_->set(ZMQ_BACKLOG, 1024);
+  bind(*router_, endpoint);
+  endpoint_ = bound_endpoint(*router_);
 }
 
 void Fronts::close() {
   for (Loopback* cable : cables_) cable->detach();
   cables_.clear();
+  gate_.close();
   router_.reset();
   context_.reset();
 }
 
 void Fronts::waitables(std::vector<Waitable>& out) const {
   if (router_) out.push_back({.socket = router_->get()});
+  gate_.waitables(out);
   for (const Loopback* cable : cables_) out.push_back({.fd = cable->readable_fd()});
 }
 
-std::optional<Fronts::Received> Fronts::receive() {
+std::optional<Fronts::Received> Fronts::receive_from_router(Clock::time_point now) {
   std::vector<Bytes> parts;
   std::size_t count = 0;
-  if (router_ && router_->receive(parts, 3, count)) {
-    Peer peer{.cable = -1, .routing_id = {parts[0].begin(), parts[0].end()}};
+  std::string key;
+  for (int i = 0; i < kMostRefused && router_->receive(parts, 3, count, &key); ++i) {
+    Peer peer{.cable = -1, .routing_id = {parts[0].begin(), parts[0].end()}, .key = key};
+    if (!gate_.admits(peer.key, peer.routing_id, now)) continue;
     if (count != 3) return Received{std::move(peer), Malformed::kFrameCount};
     return Received{std::move(peer), decode(parts[1], parts[2], limits_)};
   }
+  return {};
+}
+
+std::optional<Fronts::Received> Fronts::receive(Clock::time_point now) {
+  if (router_)
+    if (std::optional<Received> received = receive_from_router(now)) return received;
   for (std::size_t i = 0; i < cables_.size(); ++i) {
     Message message;
     if (cables_[i]->receive(message))
@@ -97,6 +123,7 @@ bool Fronts::send(const Peer& peer, Message message) {
     cables_[static_cast<std::size_t>(peer.cable)]->send(std::move(message));
     return true;
   }
+  if (!gate_.allows(peer.key)) return false;
   const Frames frames = encode(std::move(message));
   const std::span<const std::uint8_t> address(
       reinterpret_cast<const std::uint8_t*>(peer.routing_id.data()), peer.routing_id.size());

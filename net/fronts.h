@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "net/channel.h"
+#include "net/gate.h"
 #include "net/loopback.h"
 #include "net/socket.h"
 
@@ -19,6 +20,7 @@ namespace offramp {
 struct Peer {
   int cable = -1;          ///< index of a loopback cable; -1 for the ROUTER
   std::string routing_id;  ///< given by the ROUTER to each connection
+  std::string key{};       ///< text of the key that the connection was made with; none without keys
   // clang-tidy takes the 0 that the default compares with for a null pointer.
   auto operator<=>(const Peer&) const =
       default;  // NOLINT(modernize-use-nullptr): a false alarm  // NOLINT(modernize-use-nullptr)
@@ -27,9 +29,9 @@ struct Peer {
 /// Owned by one thread at a time.
 class Fronts {
  public:
-  /// Binds `listen` unless it is empty. Throws as Node does.
-  Fronts(const std::string& listen, std::vector<Loopback*> cables, const DecodeLimits& limits,
-         int window);
+  /// Binds `endpoint`, behind `gate`, unless it is empty. Throws as Node does.
+  Fronts(const std::string& endpoint, std::vector<Loopback*> cables, const DecodeLimits& limits,
+         int window, Gate& gate);
   ~Fronts() { close(); }
   Fronts(const Fronts&) = delete;
   Fronts& operator=(const Fronts&) = delete;
@@ -41,14 +43,21 @@ class Fronts {
   const std::string& endpoint() const { return endpoint_; }
   void waitables(std::vector<Waitable>& out) const;
 
+  /// Opens or closes the gate to those who wait before it.
+  void admit(Clock::time_point now) { gate_.serve(now); }
+
   /// What has come, front after front; nullopt when there is nothing more.
   using Received = std::pair<Peer, std::variant<Message, Malformed>>;
-  std::optional<Received> receive();
+  std::optional<Received> receive(Clock::time_point now);
 
-  /// Never blocks. False when the peer has gone or does not read.
+  /// Never blocks. False when the peer has gone, does not read or is no longer allowed.
   bool send(const Peer& peer, Message message);
 
  private:
+  void listen(const std::string& endpoint, int window);
+  std::optional<Received> receive_from_router(Clock::time_point now);
+
+  Gate& gate_;
   std::optional<ZmqContext> context_;
   std::optional<ZmqSocket> router_;
   std::vector<Loopback*> cables_;

@@ -89,6 +89,8 @@ void NextTier::handle(LinkEvent event, Clock::time_point now, std::vector<Answer
     give_up(Reason::kPeerLost, now, answers);
   } else if (const auto* refused = std::get_if<LinkRefused>(&event)) {
     say(LogLevel::kError, "next tier refused: " + refused->why);
+  } else if (const auto* barred = std::get_if<LinkBarred>(&event)) {
+    say(LogLevel::kError, "next tier barred: " + barred->why);
   }
 }
 

@@ -40,7 +40,9 @@ struct Node::Impl {
   Impl(std::span<const Stage> stages, const WireModelId& model, const NodeOptions& options,
        std::unique_ptr<Channel> next, Log log)
       : admission(stages, model, options.first_stage, options.stage_count),
-        fronts(options.listen, options.loopbacks, admission.limits(), options.window),
+        // A path needs no lock beside its permissions.
+        gate(options.tier, is_ipc(options.listen) ? std::nullopt : options.keys, log),
+        fronts(options.listen, options.loopbacks, admission.limits(), options.window, gate),
         service(stages, admission, model, options, std::move(next), fronts, std::move(log)) {}
 
   void loop();
@@ -48,6 +50,7 @@ struct Node::Impl {
   void take_messages(Clock::time_point now);
 
   Admission admission;
+  Gate gate;
   Fronts fronts;
   Service service;
   EventFd stop_event;
@@ -59,6 +62,7 @@ void Node::Impl::loop() {
     wait_for_work();
     const Clock::time_point now = Clock::now();
     if (stop_event.clear() && !service.draining()) service.begin_drain(now);
+    fronts.admit(now);
     take_messages(now);
     service.take_results(Clock::now());
     service.expire_sessions(now);
@@ -78,7 +82,7 @@ void Node::Impl::wait_for_work() {
 
 void Node::Impl::take_messages(Clock::time_point now) {
   for (int i = 0; i < kMessagesPerTurn; ++i) {
-    std::optional<Fronts::Received> received = fronts.receive();
+    std::optional<Fronts::Received> received = fronts.receive(now);
     if (!received) return;
     service.take(received->first, std::move(received->second), now);
   }
@@ -105,7 +109,13 @@ void Node::wait() {
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
-NodeCounters Node::counters() const { return impl_->service.counters(); }
+NodeCounters Node::counters() const {
+  NodeCounters counters = impl_->service.counters();
+  counters.denied = impl_->gate.denials();
+  return counters;
+}
+
+void Node::allow(AllowList allowed) { impl_->gate.allow(std::move(allowed)); }
 
 LinkIdentity link_identity(std::span<const Stage> stages, const ModelId& model, int next_stage) {
   if (next_stage < 1 || static_cast<std::size_t>(next_stage) >= stages.size())

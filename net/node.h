@@ -14,12 +14,14 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "engine/cascade.h"
 #include "net/channel.h"
+#include "net/gate.h"
 #include "net/log.h"
 #include "net/loopback.h"
 #include "net/tensor_codec.h"
@@ -29,6 +31,9 @@ namespace offramp {
 struct NodeOptions {
   Tier tier = Tier::kEdge;
   std::string listen{};  ///< "tcp://127.0.0.1:7001", "tcp://0.0.0.0:*"; empty: loopback only
+  /// Encrypt TCP, and let in whom the list names. Without them everybody on this machine may
+  /// connect in plaintext, and an address that others can reach is refused.
+  std::optional<NodeKeys> keys{};
   std::vector<Loopback*> loopbacks{};  ///< further fronts, not owned
   int first_stage = 1;                 ///< index into all stages of the model
   int stage_count = 1;                 ///< consecutive stages that run here
@@ -54,6 +59,7 @@ struct NodeCounters {
   std::uint64_t unmatched = 0;      ///< answers of the next tier that came too late
   std::uint64_t unanswered = 0;     ///< still being computed when the time to stop was over
   std::array<std::uint64_t, kMalformedCount> malformed{};  ///< dropped, by Malformed
+  DenialCounts denied{};  ///< connections and messages that were not let in, by Denial
 };
 
 class Node {
@@ -84,6 +90,9 @@ class Node {
   }
 
   NodeCounters counters() const;
+
+  /// Replaces the list of NodeOptions::keys, for connections that are open too. From any thread.
+  void allow(AllowList allowed);
 
  private:
   struct Impl;

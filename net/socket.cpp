@@ -1,5 +1,7 @@
 #include "net/socket.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <zmq.h>
 
 #include <cerrno>
@@ -21,6 +23,10 @@ class Part {
   Bytes bytes() {
     const auto* data = static_cast<const std::uint8_t*>(zmq_msg_data(&message_));
     return Bytes(data, data + zmq_msg_size(&message_));
+  }
+  const char* user_id() {
+    const char* found = zmq_msg_gets(&message_, "User-Id");
+    return found == nullptr ? "" : found;
   }
 
  private:
@@ -60,14 +66,22 @@ void ZmqSocket::set(int option, std::int64_t value) {
     throw_zmq_error("ZeroMQ socket option " + std::to_string(option));
 }
 
-bool ZmqSocket::receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count) {
+void ZmqSocket::set(int option, std::span<const std::uint8_t> value) {
+  if (zmq_setsockopt(socket_, option, value.data(), value.size()) != 0)
+    throw_zmq_error("ZeroMQ socket option " + std::to_string(option));
+}
+
+bool ZmqSocket::receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count,
+                        std::string* user_id) {
   parts.clear();
+  if (user_id != nullptr) user_id->clear();
   part_count = 0;
   while (true) {
     Part part;
     if (zmq_msg_recv(part.get(), socket_, ZMQ_DONTWAIT) < 0) return false;
     ++part_count;
     if (parts.size() < max_parts) parts.push_back(part.bytes());
+    if (user_id != nullptr && user_id->empty()) *user_id = part.user_id();
     if (zmq_msg_more(part.get()) == 0) return true;
   }
 }
@@ -94,6 +108,21 @@ void require_endpoint(const std::string& endpoint, bool listen) {
   if (!good)
     throw Error(ErrorKind::kUsage,
                 "endpoint: wanted tcp://HOST:PORT or ipc://PATH, found \"" + endpoint + "\"");
+}
+
+bool is_ipc(const std::string& endpoint) { return endpoint.starts_with("ipc://"); }
+
+bool is_local(const std::string& endpoint) {
+  if (is_ipc(endpoint)) return true;
+  const std::string scheme = "tcp://";
+  if (!endpoint.starts_with(scheme)) return false;
+  std::string host = endpoint.substr(scheme.size(), endpoint.rfind(':') - scheme.size());
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  in_addr four{};
+  in6_addr six{};
+  // ZeroMQ must read the address as this does; a name is nothing to rely on.
+  if (inet_pton(AF_INET, host.c_str(), &four) == 1) return (ntohl(four.s_addr) >> 24) == 127;
+  return inet_pton(AF_INET6, host.c_str(), &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six) != 0;
 }
 
 void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window) {

@@ -37,11 +37,14 @@ class ZmqSocket {
 
   void set(int option, int value);
   void set(int option, std::int64_t value);
+  void set(int option, std::span<const std::uint8_t> value);
   void* get() const { return socket_; }
 
   /// One message of several parts; false when none is there. Parts beyond `max_parts` are counted
-  /// and thrown away. Never blocks.
-  bool receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count);
+  /// and thrown away. `user_id`, unless null, gets what the gate has called the sender. Never
+  /// blocks.
+  bool receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count,
+               std::string* user_id = nullptr);
 
   /// All parts or none; false with errno set. Never blocks.
   bool send(std::initializer_list<std::span<const std::uint8_t>> parts);
@@ -53,6 +56,11 @@ class ZmqSocket {
 /// Throws Error{kUsage} unless `endpoint` is tcp://HOST:PORT or ipc://PATH. ZeroMQ itself takes
 /// port 99999 and uses another. `*` as port is for listening only.
 void require_endpoint(const std::string& endpoint, bool listen);
+
+/// True for an endpoint that has no need of keys: only files' permissions lead to it.
+bool is_ipc(const std::string& endpoint);
+/// True when only processes of this machine can reach it: ipc, and numeric loopback addresses.
+bool is_local(const std::string& endpoint);
 
 /// Options common to both sides of a TCP link; before bind or connect.
 /// `max_frame_bytes` is the largest frame that is taken, `window` sizes the queues.

@@ -4,36 +4,45 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "engine/error.h"
+#include "net/monitor.h"
 #include "net/socket.h"
 #include "net/tensor_codec.h"
 
 namespace offramp {
 namespace {
 
+using std::chrono::milliseconds;
+
 constexpr int kMonitored = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED |
-                           ZMQ_EVENT_CLOSED | ZMQ_EVENT_CONNECT_RETRIED |
-                           ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-                           ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
-constexpr const char* kMonitorEndpoint = "inproc://monitor";
+                           ZMQ_EVENT_CLOSED | ZMQ_EVENT_CONNECT_RETRIED;
+// Between a refusal and the next attempt.
+constexpr milliseconds kFirstRetry{200};
+constexpr milliseconds kLongestRetry{5000};
 
 // A DEALER and the monitor that tells of its connections.
 class Connection {
  public:
-  Connection(const std::string& endpoint, std::size_t max_frame_bytes, int window)
-      : dealer_(context_, ZMQ_DEALER), monitor_(context_, ZMQ_PAIR) {
-    set_link_options(dealer_, max_frame_bytes, window);
+  Connection(const std::string& endpoint, std::size_t max_frame_bytes,
+             const ZmqChannelOptions& options)
+      : dealer_(context_, ZMQ_DEALER),
+        monitor_(context_, dealer_, kMonitored | handshake_failure_events()) {
+    set_link_options(dealer_, max_frame_bytes, options.window);
+    if (options.keys && !is_ipc(endpoint)) {
+      require_curve();
+      dealer_.set(ZMQ_CURVE_SERVERKEY, options.keys->server.bytes());
+      dealer_.set(ZMQ_CURVE_PUBLICKEY, options.keys->own.own.bytes());
+      dealer_.set(ZMQ_CURVE_SECRETKEY, options.keys->own.secret.bytes());
+    }
     dealer_.set(ZMQ_LINGER, 0);
     dealer_.set(ZMQ_IMMEDIATE, 1);
     dealer_.set(ZMQ_RECONNECT_IVL, 100);
     dealer_.set(ZMQ_RECONNECT_IVL_MAX, 5000);
     dealer_.set(ZMQ_CONNECT_TIMEOUT, 2000);
-    monitor_.set(ZMQ_LINGER, 0);
-    if (zmq_socket_monitor(dealer_.get(), kMonitorEndpoint, kMonitored) != 0 ||
-        zmq_connect(monitor_.get(), kMonitorEndpoint) != 0)
-      throw_zmq_error(endpoint + ": socket monitor");
     if (zmq_connect(dealer_.get(), endpoint.c_str()) != 0) {
       const bool unusable = zmq_errno() != EMFILE && zmq_errno() != ENOMEM;
       throw Error(unusable ? ErrorKind::kUsage : ErrorKind::kSystem,
@@ -50,28 +59,41 @@ class Connection {
   ZmqSocket& dealer() { return dealer_; }
   void waitables(std::vector<Waitable>& out) const {
     out.push_back({.socket = dealer_.get()});
-    out.push_back({.socket = monitor_.get()});
+    out.push_back(monitor_.waitable());
   }
 
   // The events that have come, oldest first.
-  std::vector<int> monitor_events() {
-    std::vector<int> events;
-    std::vector<Bytes> parts;
-    std::size_t count = 0;
-    while (monitor_.receive(parts, 2, count)) {
-      if (parts[0].size() < 2) continue;
-      // In the machine's byte order, for it never leaves the machine.
-      std::uint16_t event = 0;
-      std::copy_n(parts[0].begin(), sizeof event, reinterpret_cast<std::uint8_t*>(&event));
-      events.push_back(event);
-    }
+  std::vector<SocketMonitor::Event> monitor_events() {
+    std::vector<SocketMonitor::Event> events;
+    while (const auto event = monitor_.next()) events.push_back(*event);
     return events;
   }
 
  private:
   ZmqContext context_;
-  ZmqSocket dealer_, monitor_;
+  ZmqSocket dealer_;
+  SocketMonitor monitor_;
 };
+
+// What a person is to look at.
+std::string barred_because(HandshakeFailure failure, const std::optional<LinkKeys>& keys) {
+  switch (failure) {
+    case HandshakeFailure::kDenied:
+      return keys ? "wanted to be let in, found that its allow-list does not have our key " +
+                        fingerprint(keys->own.own.text()) + "..., or not for this tier"
+                  : "wanted to be let in, found that it refuses";
+    case HandshakeFailure::kMechanism:
+    case HandshakeFailure::kServerKey:
+    case HandshakeFailure::kBroken:
+      // ZeroMQ's server hangs up, often before this side can see why.
+      return keys ? "wanted a node with the key " + fingerprint(keys->server.text()) +
+                        "..., found one that ends the handshake, as with another key or none"
+                  : "wanted a node without keys, found one that ends the handshake, as with keys";
+    case HandshakeFailure::kProtocol:
+      return "wanted a node, found something that does not speak ZeroMQ";
+  }
+  return "";
+}
 
 class ZmqChannel final : public Channel {
  public:
@@ -80,7 +102,8 @@ class ZmqChannel final : public Channel {
       : endpoint_(endpoint),
         limits_{
             .max_payload_bytes = 0, .max_classes = identity.classes, .max_exits = identity.exits},
-        connection_(endpoint, kFixedHeaderBytes + 4 * identity.classes, options.window),
+        keys_(is_ipc(endpoint) ? std::nullopt : options.keys),
+        connection_(endpoint, kFixedHeaderBytes + 4 * identity.classes, options),
         session_(endpoint, identity, options.times,
                  [this](Message message) { return send(std::move(message)); }) {}
 
@@ -94,16 +117,24 @@ class ZmqChannel final : public Channel {
 
   void service(Clock::time_point now, std::vector<LinkEvent>& events) override {
     // What was received before a connection broke is delivered before its end is told.
-    const std::vector<int> changes = connection_.monitor_events();
+    const std::vector<SocketMonitor::Event> changes = connection_.monitor_events();
     read_messages(now, events);
-    for (const int change : changes) {
-      if (change == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
+    for (const SocketMonitor::Event& change : changes) {
+      if (change.type == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) {
         session_.connected(now);
-      } else if (change == ZMQ_EVENT_DISCONNECTED) {
+        told_barred_.clear();
+        broken_ = 0;
+        retry_ = kFirstRetry;
+      } else if (change.type == ZMQ_EVENT_DISCONNECTED) {
         session_.disconnected("connection lost", events);
       } else {
         session_.disconnected("cannot connect", events);
+        if (const auto failure = handshake_failure(change)) barred(*failure, now, events);
       }
+    }
+    if (now >= retry_at_) {
+      retry_at_ = Clock::time_point::max();
+      connection_.reconnect(endpoint_);
     }
     if (!session_.tick(now)) {
       session_.disconnected("no sign of life", events);
@@ -113,13 +144,26 @@ class ZmqChannel final : public Channel {
 
   void waitables(std::vector<Waitable>& out) const override { connection_.waitables(out); }
 
-  Clock::time_point due() const override { return session_.due(); }
+  Clock::time_point due() const override { return std::min(session_.due(), retry_at_); }
   LinkState state() const override { return session_.state(); }
   int window() const override { return session_.window(); }
   std::chrono::microseconds round_trip() const override { return session_.round_trip(); }
   const std::string& endpoint() const override { return endpoint_; }
 
  private:
+  void barred(HandshakeFailure failure, Clock::time_point now, std::vector<LinkEvent>& events) {
+    // After any other failure ZeroMQ connects again by itself.
+    if (failure != HandshakeFailure::kBroken) {
+      retry_at_ = now + retry_;
+      retry_ = std::min(2 * retry_, kLongestRetry);
+    }
+    // One alone may be a node that was just stopped.
+    if (failure == HandshakeFailure::kBroken && ++broken_ < 2) return;
+    std::string why = endpoint_ + ": " + barred_because(failure, keys_);
+    if (!told_barred_.insert(why).second) return;
+    events.push_back(LinkBarred{std::move(why)});
+  }
+
   bool send(Message message, std::uint32_t* sent_bytes = nullptr) {
     const Frames frames = encode(std::move(message));
     if (!connection_.dealer().send({frames.header, frames.payload})) return false;
@@ -143,8 +187,13 @@ class ZmqChannel final : public Channel {
 
   std::string endpoint_;
   DecodeLimits limits_;
+  std::optional<LinkKeys> keys_;
   Connection connection_;
   LinkSession session_;
+  std::set<std::string> told_barred_;  ///< since the link was up
+  int broken_ = 0;                     ///< handshakes since then
+  milliseconds retry_ = kFirstRetry;
+  Clock::time_point retry_at_ = Clock::time_point::max();
 };
 
 }  // namespace

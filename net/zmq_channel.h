@@ -5,20 +5,30 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "net/channel.h"
+#include "net/keys.h"
 #include "net/link_session.h"
 
 namespace offramp {
 
+/// What a client locks its link with.
+struct LinkKeys {
+  KeyPair own;
+  PublicKey server;  ///< a node that cannot prove that it has the key to this one is not talked to
+};
+
 struct ZmqChannelOptions {
   LinkTimes times;
-  int window = 64;  ///< most requests away at once; sizes the socket's queues
+  int window = 64;                 ///< most requests away at once; sizes the socket's queues
+  std::optional<LinkKeys> keys{};  ///< none: plaintext
 };
 
 /// Starts connecting at once and never waits for it. Throws Error{kUsage} for an endpoint that
-/// makes no sense, Error{kSystem} when the system has no sockets or memory left.
+/// makes no sense, Error{kSystem} when the system has no sockets or memory left, or when there are
+/// keys and this libzmq has no CURVE.
 std::unique_ptr<Channel> connect_zmq(const std::string& endpoint, const LinkIdentity& identity,
                                      const ZmqChannelOptions& options = {});
 

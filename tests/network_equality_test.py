@@ -68,6 +68,18 @@ def draw_data_set(folder):
     (folder / "test_batch.bin").write_bytes(b"".join(records))
 
 
+def make_keys(folder):
+    """A folder of keys for each tier, as --keys wants them."""
+    public = {}
+    for tier in ("device", "edge", "cloud"):
+        (folder / tier).mkdir()
+        keygen = [BINARY, "keygen", folder / tier / "self.key"]
+        public[tier] = subprocess.run(keygen, check=True, capture_output=True, text=True).stdout
+    for tier, following in (("device", "edge"), ("edge", "cloud")):
+        (folder / tier / "next.pub").write_text(public[following])
+        (folder / following / "allow").write_text(f"{tier} {public[tier]}")
+
+
 class Node:
     """A tier beside the test, which ends with exit code 0 on SIGTERM."""
 
@@ -76,6 +88,7 @@ class Node:
         port_file.unlink(missing_ok=True)
         command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
         command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
+        command += ["--keys", folder / "keys" / tier]
         if following:
             command += ["--next", following.address, *codec]
         self.tier = tier
@@ -107,6 +120,8 @@ class NetworkEquality(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
+        (self.folder / "keys").mkdir()
+        make_keys(self.folder / "keys")
         data = os.environ.get("OFFRAMP_DATA")
         self.options = ["--model", MODEL, "--data", data or self.folder]
         if not data:
@@ -129,7 +144,9 @@ class NetworkEquality(unittest.TestCase):
         with Node(self.folder, "cloud", threshold) as cloud:
             with Node(self.folder, "edge", threshold, cloud, codec) as edge:
                 patient = ["--window", "8", "--deadline", "300s", "--wait", "60s"]
-                return self.offramp("run", threshold, "--next", edge.address, *codec, *patient)
+                keys = ["--keys", self.folder / "keys" / "device"]
+                following = ["--next", edge.address, *keys, *codec]
+                return self.offramp("run", threshold, *following, *patient)
 
     def test_decisions_are_those_of_one_process(self):
         taken = collections.Counter()

@@ -25,6 +25,17 @@ TEST_CASE("sessions: a peer is known from HELLO to BYE") {
   CHECK_FALSE(sessions.heard(peer(1), now));
 }
 
+TEST_CASE("sessions: who comes with another key is another peer, whatever its routing id") {
+  const Clock::time_point now{};
+  Sessions sessions;
+  const Peer first{.cable = -1, .routing_id = "id", .key = "one"};
+  const Peer second{.cable = -1, .routing_id = "id", .key = "two"};
+  sessions.open(first, now);
+  CHECK_FALSE(sessions.heard(second, now));
+  sessions.close(second);
+  CHECK(sessions.heard(first, now));
+}
+
 TEST_CASE("sessions: five minutes of silence end one, a word keeps it") {
   Clock::time_point now{};
   Sessions sessions;

@@ -6,6 +6,8 @@
 #include <sstream>
 #include <utility>
 
+#include "net/keys.h"
+
 namespace offramp::testing {
 namespace {
 
@@ -18,9 +20,54 @@ std::vector<std::string> node_arguments(const TempDir& folder, const std::string
   return command(std::move(more));
 }
 
+/// The folders of key_folder(), for all tests of one process.
+class KeyFolders {
+ public:
+  KeyFolders() {
+    const KeyPair device = make_key_pair(), edge = make_key_pair(), cloud = make_key_pair();
+    fill("device", device, &edge, {});
+    fill("edge", edge, &cloud, "device " + device.own.text() + " camera\n");
+    fill("cloud", cloud, nullptr, "edge " + edge.own.text() + " edge-1\n");
+  }
+  std::string of(const std::string& tier) const { return (folder_.path() / tier).string(); }
+
+ private:
+  void fill(const std::string& tier, const KeyPair& own, const KeyPair* next,
+            const std::string& allow) const {
+    folder_.write(tier + "/allow", allow);
+    if (next != nullptr) folder_.write(tier + "/next.pub", next->own.text() + "\n");
+    write_key_pair(folder_.path() / tier / "self.key", own, false);
+  }
+
+  TempDir folder_;
+};
+
+bool names(const std::vector<std::string>& arguments, const std::string& option) {
+  return std::ranges::any_of(arguments, [&](const std::string& argument) {
+    return argument == option || argument.starts_with(option + "=");
+  });
+}
+
+/// The tier whose keys the command takes; "" for one that takes none.
+std::string tier_of(const std::vector<std::string>& arguments) {
+  if (arguments.empty() || names(arguments, "--keys") || names(arguments, "--insecure") ||
+      names(arguments, "--help"))
+    return "";
+  if (arguments[0] == "run") return "device";
+  if (arguments[0] != "node") return "";
+  return std::ranges::find(arguments, "cloud") != arguments.end() ? "cloud" : "edge";
+}
+
 }  // namespace
 
+std::string key_folder(const std::string& tier) {
+  static const KeyFolders folders;
+  return folders.of(tier);
+}
+
 std::vector<std::string> command(std::vector<std::string> arguments) {
+  if (const std::string tier = tier_of(arguments); !tier.empty())
+    arguments.insert(arguments.end(), {"--keys", key_folder(tier)});
   arguments.insert(arguments.begin(), OFFRAMP_BINARY);
   return arguments;
 }
@@ -58,7 +105,7 @@ RunningNode::RunningNode(const TempDir& folder, const std::string& model, const 
                          std::vector<std::string> more,
                          std::map<std::string, std::string> environment)
     : process_(node_arguments(folder, model, tier, std::move(more)), std::move(environment)) {
-  REQUIRE(process_.wait_for("listening on tcp://", std::chrono::seconds(20)));
+  REQUIRE(process_.wait_for("listening on ", std::chrono::seconds(20)));
   address = lines(text_of(folder.path() / (tier + ".addr"))).at(0);
 }
 

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 
+#include <chrono>
 #include <map>
 #include <string>
 #include <vector>
@@ -16,7 +17,11 @@ namespace offramp::testing {
 inline constexpr int kUsage = 64, kBadData = 65, kMissing = 66, kUnavailable = 69,
                      kCannotWrite = 73, kBadModel = 78;
 
-/// The arguments with the program before them.
+/// Folders of keys for --keys, one for each of device, edge and cloud, that fit together.
+std::string key_folder(const std::string& tier);
+
+/// The arguments with the program before them. `run` and `node` get the keys of their tier unless
+/// they name some themselves or say --insecure.
 std::vector<std::string> command(std::vector<std::string> arguments);
 
 /// Runs the program to its end.
@@ -40,6 +45,10 @@ class RunningNode {
               std::map<std::string, std::string> environment = {});
 
   void signal(int number) const { process_.signal(number); }
+  /// True once it has said so.
+  bool wait_for(const std::string& text) {
+    return process_.wait_for(text, std::chrono::seconds(20));
+  }
   Finished finish() { return process_.finish(); }
   Finished stop(int number = SIGTERM) {
     signal(number);

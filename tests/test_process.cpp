@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
+#include <ctime>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -132,6 +134,15 @@ Finished Process::finish(std::chrono::milliseconds patience) {
   id_ = -1;
   result_.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result_;
+}
+
+void settle() {
+  constexpr auto kSlice = std::chrono::milliseconds(50);
+  for (int slice = 0; slice < 20; ++slice) {
+    const std::clock_t before = std::clock();
+    std::this_thread::sleep_for(kSlice);
+    if (std::clock() - before < CLOCKS_PER_SEC / 500) return;
+  }
 }
 
 }  // namespace offramp::testing

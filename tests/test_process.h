@@ -46,4 +46,8 @@ class Process {
   Finished result_;
 };
 
+/// Waits until all threads of this process sleep, a second at most: OpenBLAS's spin for a tenth of
+/// one after they have started.
+void settle();
+
 }  // namespace offramp::testing

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/test_allocations.h"
+#include "tests/test_process.h"
 
 using offramp::ThreadPool;
 
@@ -88,7 +89,7 @@ TEST_CASE("a job allocates nothing") {
 TEST_CASE("an idle pool uses no CPU") {
   ThreadPool pool(4);
   for (int job = 0; job < 2000; ++job) pool.run(4, [](int, int) {});
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // they are asleep by now
+  offramp::testing::settle();
   const std::clock_t before = std::clock();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
   // Three spinning threads would use up to 900 ms, on one core 300.

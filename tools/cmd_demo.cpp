@@ -9,6 +9,7 @@
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -20,6 +21,7 @@
 #include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/device_run.h"
+#include "tools/key_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -54,7 +56,13 @@ class TemporaryFolder {
   fs::path path_;
 };
 
-/// The nodes behind the device, the last tier first.
+void write_file(const fs::path& path, const std::string& text) {
+  OutputFile file(path);
+  file.write(text);
+  file.close();
+}
+
+/// The nodes behind the device, the last tier first. All have keys that live as long as they do.
 class Tiers {
  public:
   Tiers(std::vector<std::string> options, const StopFlag& stop)
@@ -63,9 +71,11 @@ class Tiers {
   /// Starts a node that hands on to the one started before it, and waits until it listens.
   void start(const std::string& tier, const std::vector<std::string>& more = {}) {
     const fs::path port_file = folder_.path() / tier;
-    std::vector<std::string> arguments = {"node",        "--quiet",         "--tier",
-                                          tier,          "--listen",        "tcp://127.0.0.1:0",
-                                          "--port-file", port_file.string()};
+    std::vector<std::string> arguments = {"node",        "--quiet",
+                                          "--tier",      tier,
+                                          "--listen",    "tcp://127.0.0.1:0",
+                                          "--port-file", port_file.string(),
+                                          "--keys",      make_keys(tier).string()};
     if (!endpoint_.empty()) arguments.insert(arguments.end(), {"--next", endpoint_});
     arguments.insert(arguments.end(), options_.begin(), options_.end());
     arguments.insert(arguments.end(), more.begin(), more.end());
@@ -73,8 +83,9 @@ class Tiers {
     endpoint_ = wait_for(tier, port_file, child);
   }
 
-  /// Of the node started last.
+  /// Of the node started last, and the keys for a device that connects to it.
   const std::string& endpoint() const { return endpoint_; }
+  LinkKeys link_keys() const { return {.own = client_, .server = *node_key_}; }
 
   /// Ends all of them, the first tier first, so that none loses the one behind it.
   void stop() {
@@ -85,6 +96,21 @@ class Tiers {
   }
 
  private:
+  /// A tier's folder: its own key, the key of the node started before it, and whom it lets in: what
+  /// is started after it.
+  fs::path make_keys(const std::string& tier) {
+    fs::path folder = folder_.path() / (tier + "-keys");
+    fs::create_directory(folder);
+    const KeyPair own = client_;
+    client_ = make_key_pair();
+    write_key_pair(folder / kOwnKeyFile, own, false);
+    if (node_key_) write_file(folder / kNextKeyFile, node_key_->text() + "\n");
+    write_file(folder / kAllowFile,
+               (tier == "cloud" ? "edge " : "device ") + client_.own.text() + "\n");
+    node_key_ = own.own;
+    return folder;
+  }
+
   std::string wait_for(const std::string& tier, const fs::path& port_file, ChildProcess& child) {
     const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (std::chrono::steady_clock::now() < until) {
@@ -109,6 +135,8 @@ class Tiers {
   TemporaryFolder folder_;
   std::list<ChildProcess> children_;
   std::string endpoint_;
+  std::optional<PublicKey> node_key_;  ///< of the node started last
+  KeyPair client_ = make_key_pair();   ///< of what is to connect to it
 };
 
 /// The sample pictures, in order of name.
@@ -182,6 +210,7 @@ class Demo : public Command {
 
     DeviceSetup setup{model, stages, thresholds_.unit(model), tiers.endpoint(), {}, false};
     setup.options.format = codec_.format();
+    setup.keys = tiers.link_keys();
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());

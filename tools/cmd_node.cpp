@@ -18,6 +18,7 @@
 #include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
+#include "tools/key_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/signals.h"
@@ -80,6 +81,14 @@ class PortFile {
 std::string counters_line(const NodeCounters& counters) {
   std::uint64_t malformed = 0;
   for (std::uint64_t count : counters.malformed) malformed += count;
+  std::uint64_t denied = 0;
+  std::string reasons;
+  for (std::size_t i = 0; i < kDenialCount; ++i) {
+    if (counters.denied[i] == 0) continue;
+    denied += counters.denied[i];
+    reasons += (reasons.empty() ? "" : ", ") + std::to_string(counters.denied[i]) + " " +
+               denial_name(static_cast<Denial>(i));
+  }
   const auto item = [](std::uint64_t count, const char* what) {
     return count == 0 ? std::string() : ", " + std::to_string(count) + " " + what;
   };
@@ -87,6 +96,7 @@ std::string counters_line(const NodeCounters& counters) {
          std::to_string(counters.answers) + " answers" + item(counters.forwarded, "handed on") +
          item(counters.degraded, "degraded") + item(counters.faults, "refused") +
          item(counters.expired, "expired") + item(malformed, "malformed") +
+         item(denied, "not let in") + (denied == 0 ? "" : " (" + reasons + ")") +
          item(counters.undeliverable, "undeliverable") +
          item(counters.unmatched, "answers from the next tier too late") +
          item(counters.unanswered, "unanswered");
@@ -112,6 +122,7 @@ class NodeCommand : public Command {
         ->required()
         ->type_name("HOST:PORT");
     app()->add_option("-n,--next", next_, "the tier after this one")->type_name("HOST:PORT");
+    keys_.add_to(*app(), true);
     model_.add_to(*app());
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
@@ -125,10 +136,14 @@ class NodeCommand : public Command {
         ->type_name("FILE");
     app()->add_flag("-q,--quiet", quiet_, "log warnings and errors only");
     app()->footer(
+        "With --keys, links over TCP are encrypted and only keys of DIR/allow get in;\n"
+        "SIGHUP reads that file again. ipc:///PATH needs no keys.\n"
+        "\n"
         "Examples:\n"
-        "  offramp node --tier cloud --listen 127.0.0.1:5556\n"
-        "  offramp node --tier edge --listen 127.0.0.1:5555 --next 127.0.0.1:5556\n"
-        "  offramp node --tier edge --listen 127.0.0.1:0 --port-file edge.addr");
+        "  offramp node --tier cloud --listen 0.0.0.0:5556 --keys keys/cloud\n"
+        "  offramp node --tier edge --listen 0.0.0.0:5555 --next cloud.local:5556 --keys "
+        "keys/edge\n"
+        "  offramp node --tier edge --listen 127.0.0.1:0 --port-file edge.addr --insecure");
   }
 
   int run() override {
@@ -144,6 +159,9 @@ class NodeCommand : public Command {
           "--codec, --lz4: wanted --next beside them, as they say how to hand on, found none");
     }
     options.format = codec_.format();
+    options.keys = keys_.node(options.listen);
+    ZmqChannelOptions link;
+    if (!next.empty()) link.keys = keys_.link(next);
     const Model model = load_model(model_.path());
     const Share share = share_of(options.tier, model);
     options.first_stage = share.first;
@@ -158,10 +176,10 @@ class NodeCommand : public Command {
     std::optional<PortFile> port_file;
     if (!port_file_.empty()) port_file.emplace(port_file_);
     // Before the node's threads exist, so that no signal is missed.
-    const StopFlag stop;
+    const StopFlag stop(options.keys ? StopFlag::Hangup::kTold : StopFlag::Hangup::kEnds);
     std::unique_ptr<Channel> channel;
     if (!next.empty()) {
-      channel = connect_zmq(next, link_identity(stages, model.id, share.first + share.count));
+      channel = connect_zmq(next, link_identity(stages, model.id, share.first + share.count), link);
     }
     const bool quiet = quiet_;
     Node node(stages, model.id, options, std::move(channel),
@@ -170,7 +188,9 @@ class NodeCommand : public Command {
               });
     if (port_file) port_file->publish(node.endpoint());
     announce(node, model, share, next);
-    stop.wait();
+    if (options.keys && options.keys->allowed.size() == 0)
+      log("the allow-list is empty: nobody may connect");
+    while (stop.wait() == StopFlag::Woken::kHangup) reload(node);
     node.stop();
     const NodeCounters counters = node.counters();
     if (!quiet_) log(counters_line(counters));
@@ -183,6 +203,19 @@ class NodeCommand : public Command {
   }
 
  private:
+  /// A list that cannot be read changes nothing.
+  void reload(Node& node) const {
+    try {
+      AllowList list = keys_.allow_list();
+      const std::size_t size = list.size();
+      node.allow(std::move(list));
+      if (!quiet_)
+        log("allow-list read again: " + std::to_string(size) + (size == 1 ? " key" : " keys"));
+    } catch (const Error& error) {
+      complain(std::string(error.what()) + "; the list that was read before stays");
+    }
+  }
+
   void announce(const Node& node, const Model& model, const Share& share,
                 const std::string& next) const {
     if (!quiet_) {
@@ -191,6 +224,7 @@ class NodeCommand : public Command {
           (workers_ == 1 ? " worker" : " workers") +
           (next.empty() ? std::string() : ", next " + next));
     }
+    keys_.warn();
     if (!share.last && next.empty()) {
       log("no --next: undecided pictures get this tier's own answer, marked degraded");
     }
@@ -199,6 +233,7 @@ class NodeCommand : public Command {
   std::string tier_;
   std::string listen_;
   std::string next_;
+  KeyOptions keys_;
   ModelOption model_;
   ThresholdOptions thresholds_;
   CodecOptions codec_;

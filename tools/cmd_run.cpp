@@ -16,6 +16,7 @@
 #include "tools/compute_options.h"
 #include "tools/decisions.h"
 #include "tools/device_run.h"
+#include "tools/key_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -33,6 +34,7 @@ class Run : public Command {
             ->add_option("IMAGE", images_, "JPEG, PNG or BMP files; - reads standard input")
             ->option_text("...");
     app()->add_option("-n,--next", next_, "the edge")->required()->type_name("HOST:PORT");
+    keys_.add_to(*app(), false);
     app()
         ->add_option("-d,--data", data_, "a labelled data set instead, as for eval")
         ->option_text("DIR")
@@ -57,9 +59,10 @@ class Run : public Command {
     app()->add_flag("--json", json_, "one JSON object a picture, or one for all of --data");
     app()->footer(
         "Examples:\n"
-        "  offramp run --next 127.0.0.1:5555 cat.png ship.jpg\n"
-        "  offramp run --next edge.local:5555 --data cifar-10-batches-bin --codec u8 --lz4\n"
-        "  offramp run --next 127.0.0.1:5555 --deadline 50ms --thresholds 0.1 cat.png");
+        "  offramp run --next edge.local:5555 --keys keys/device cat.png ship.jpg\n"
+        "  offramp run --next edge.local:5555 --keys keys/device --data cifar-10-batches-bin "
+        "--codec u8\n"
+        "  offramp run --next 127.0.0.1:5555 --insecure --deadline 50ms --thresholds 0.1 cat.png");
   }
 
   int run() override {
@@ -67,6 +70,7 @@ class Run : public Command {
       throw Error(ErrorKind::kUsage, "run: wanted IMAGE... or --data DIR, found neither");
     }
     const std::string next = parse_peer_endpoint("--next", next_);
+    const std::optional<LinkKeys> keys = keys_.link(next);
     // A device waits in whole milliseconds; a shorter time than one is one.
     using std::chrono::ceil, std::chrono::milliseconds;
     DeviceOptions options;
@@ -77,7 +81,8 @@ class Run : public Command {
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
         make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
-    const DeviceSetup setup{model, stages, thresholds_.unit(model), next, options, verbose_};
+    const DeviceSetup setup{model, stages, thresholds_.unit(model), next, options, verbose_, keys};
+    keys_.warn();
     if (!decisions_.empty()) decisions_file_.emplace(decisions_);
     return data_.empty() ? run_images(setup) : run_data(setup);
   }
@@ -156,6 +161,7 @@ class Run : public Command {
 
   std::vector<std::string> images_;
   std::string next_;
+  KeyOptions keys_;
   std::string data_;
   int limit_ = 0;
   ModelOption model_;

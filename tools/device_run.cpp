@@ -6,7 +6,6 @@
 
 #include "engine/error.h"
 #include "net/node.h"
-#include "net/zmq_channel.h"
 #include "tools/pictures.h"
 #include "tools/statistics.h"
 
@@ -44,10 +43,11 @@ Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::S
   }
   ZmqChannelOptions channel;
   channel.window = std::max(channel.window, setup.options.window);
+  channel.keys = setup.keys;
   Device device(setup.stages, setup.model.id, setup.options,
                 connect_zmq(setup.next, link_identity(setup.stages, setup.model.id, 1), channel),
                 [verbose = setup.verbose](LogLevel level, const std::string& line) {
-                  if (verbose && level >= LogLevel::kInfo) log(line);
+                  if (level >= (verbose ? LogLevel::kInfo : LogLevel::kError)) log(line);
                 });
   Outcomes outcomes(count);
   std::vector<bool> settled(count);

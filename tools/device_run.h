@@ -10,6 +10,7 @@
 
 #include "engine/cascade.h"
 #include "net/device.h"
+#include "net/zmq_channel.h"
 #include "tools/crossings.h"
 #include "tools/options.h"
 #include "tools/output.h"
@@ -22,7 +23,8 @@ struct DeviceSetup {
   EntropyUnit unit;
   std::string next;  ///< "tcp://host:port"
   DeviceOptions options;
-  bool verbose = false;  ///< log what becomes of the link
+  bool verbose = false;  ///< log what becomes of the link; what bars it is always logged
+  std::optional<LinkKeys> keys{};
 };
 
 /// [pictures]; none for a picture that could not be read.

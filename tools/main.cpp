@@ -28,9 +28,9 @@ const char* const kFooter = R"(Examples:
   offramp demo
   offramp classify cat.png ship.jpg
   offramp eval --data cifar-10-batches-bin --sweep
-  offramp node --tier cloud --listen 127.0.0.1:5556
-  offramp node --tier edge --listen 127.0.0.1:5555 --next 127.0.0.1:5556
-  offramp run --next 127.0.0.1:5555 cat.png
+  offramp keygen keys/edge/self.key
+  offramp node --tier edge --listen 0.0.0.0:5555 --next cloud.local:5556 --keys keys/edge
+  offramp run --next edge.local:5555 --keys keys/device cat.png
 
 Environment:
   OFFRAMP_MODEL  model file, when --model is not given
@@ -44,14 +44,15 @@ Exit codes:
     0  success
    64  wrong usage: an option, a threshold, an endpoint
    65  bad data: a file is not the picture or data set it should be
-   66  a file or folder is missing or may not be read
+   66  a file or folder is missing or may not be read, keys and allow-list included
    69  unavailable: an address is in use; or pictures were answered, but some
        only by the best tier that could be reached; or a node was stopped and some
        requests were not answered in time
    70  a bug in offramp
    71  the operating system refused: memory, threads, sockets
-   73  an output file cannot be written
-   78  the model file is damaged, or two tiers have different models
+   73  an output file cannot be written, or a key is there already
+   78  the model file is damaged, or two tiers have different models; or a key or the
+       allow-list is damaged, or others may read a secret key
   130  interrupted by Ctrl-C
   141  the reader of the output went away
 With several pictures, the good ones are answered and the first bad one gives the code.)";
@@ -108,8 +109,8 @@ int run(int argc, char** argv) {
   root.set_version_flag("--version", version_line());
   root.require_subcommand(1);
   std::vector<std::unique_ptr<Command>> commands;
-  for (auto make :
-       {make_classify, make_eval, make_inspect, make_profile, make_node, make_run, make_demo}) {
+  for (auto make : {make_classify, make_eval, make_inspect, make_profile, make_node, make_run,
+                    make_demo, make_keygen}) {
     commands.push_back(make(root));
   }
   try {

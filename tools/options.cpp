@@ -18,6 +18,8 @@ namespace fs = std::filesystem;
 constexpr int kLevelsUp = 4;
 
 const std::string kScheme = "tcp://";
+// An absolute path: ipc://@name has no file, and so no permissions.
+const std::string kPathScheme = "ipc:///";
 
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts(1);
@@ -66,7 +68,7 @@ Address parse_address(const std::string& option, const std::string& text, int le
   if (!port || *port < least_port || *port > 65535 || address.find('/') != std::string::npos) {
     throw Error(ErrorKind::kUsage,
                 option + ": wanted HOST:PORT or tcp://HOST:PORT with a port from " +
-                    std::to_string(least_port) + " to 65535, found '" + text + "'");
+                    std::to_string(least_port) + " to 65535, or ipc:///PATH, found '" + text + "'");
   }
   return {address.substr(0, colon + 1), *port};
 }
@@ -155,11 +157,13 @@ std::chrono::microseconds parse_duration(const std::string& option, const std::s
 }
 
 std::string parse_listen_endpoint(const std::string& option, const std::string& text) {
+  if (text.starts_with(kPathScheme)) return text;
   const Address address = parse_address(option, text, 0);
   return kScheme + address.host + (address.port == 0 ? "*" : std::to_string(address.port));
 }
 
 std::string parse_peer_endpoint(const std::string& option, const std::string& text) {
+  if (text.starts_with(kPathScheme)) return text;
   const Address address = parse_address(option, text, 1);
   return kScheme + address.host + std::to_string(address.port);
 }

@@ -53,8 +53,8 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int l
 /// "50ms", "1s", "250us". Throws Error{kUsage} outside [1 us, 1 h].
 std::chrono::microseconds parse_duration(const std::string& option, const std::string& text);
 
-/// "host:port" or "tcp://host:port" as net/ wants them. An address to listen on may have port 0,
-/// for any free one. Throws Error{kUsage}.
+/// "host:port", "tcp://host:port" or "ipc:///path" as net/ wants them. An address to listen on may
+/// have port 0, for any free one. Throws Error{kUsage}.
 std::string parse_listen_endpoint(const std::string& option, const std::string& text);
 std::string parse_peer_endpoint(const std::string& option, const std::string& text);
 

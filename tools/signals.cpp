@@ -19,6 +19,7 @@ namespace {
 
 // Signal handlers reach nothing but globals.
 std::atomic<int> arrived{0};
+std::atomic<bool> hung_up{false};
 std::atomic<int> event_to_write{-1};
 static_assert(std::atomic<int>::is_always_lock_free);
 
@@ -31,7 +32,10 @@ void end_at_once(int number) {
 void leave_mark(int number) {
   const int error = errno;
   if (number == SIGINT && arrived.load() == SIGINT) end_at_once(number);
-  arrived.store(number);
+  if (number == SIGHUP)
+    hung_up.store(true);
+  else
+    arrived.store(number);
   const std::uint64_t one = 1;
   static_cast<void>(!write(event_to_write.load(), &one, sizeof one));
   errno = error;
@@ -52,20 +56,24 @@ void install_signal_handlers() {
   handle(SIGINT, end_at_once);
 }
 
-StopFlag::StopFlag() : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+StopFlag::StopFlag(Hangup hangup)
+    : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), hangup_(hangup) {
   if (event_ < 0) {
     throw Error(ErrorKind::kSystem,
                 std::string("eventfd: wanted a descriptor, found: ") + std::strerror(errno));
   }
   arrived.store(0);
+  hung_up.store(false);
   event_to_write.store(event_);
   handle(SIGINT, leave_mark);
   handle(SIGTERM, leave_mark);
+  if (hangup_ == Hangup::kTold) handle(SIGHUP, leave_mark);
 }
 
 StopFlag::~StopFlag() {
   handle(SIGINT, end_at_once);
   handle(SIGTERM, SIG_DFL);
+  if (hangup_ == Hangup::kTold) handle(SIGHUP, SIG_DFL);
   event_to_write.store(-1);
   close(event_);
 }
@@ -76,9 +84,15 @@ void StopFlag::check() const {
   if (const int number = signal(); number != 0) throw Interrupted{number};
 }
 
-void StopFlag::wait() const {
-  pollfd item{event_, POLLIN, 0};
-  while (signal() == 0) poll(&item, 1, -1);
+StopFlag::Woken StopFlag::wait() const {
+  while (signal() == 0) {
+    if (hung_up.exchange(false)) return Woken::kHangup;
+    pollfd item{event_, POLLIN, 0};
+    poll(&item, 1, -1);
+    std::uint64_t count = 0;
+    static_cast<void>(!read(event_, &count, sizeof count));
+  }
+  return Woken::kStop;
 }
 
 }  // namespace offramp::cli

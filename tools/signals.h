@@ -16,8 +16,12 @@ struct Interrupted {
 /// SIGINT ends the program all the same. One at a time.
 class StopFlag {
  public:
+  /// What SIGHUP does: it ends the program, or wait() tells of it.
+  enum class Hangup { kEnds, kTold };
+  enum class Woken { kStop, kHangup };
+
   /// Throws Error{kSystem}.
-  StopFlag();
+  explicit StopFlag(Hangup hangup = Hangup::kEnds);
   ~StopFlag();
   StopFlag(const StopFlag&) = delete;
   StopFlag& operator=(const StopFlag&) = delete;
@@ -26,11 +30,12 @@ class StopFlag {
   int signal() const;
   /// Throws Interrupted when one has.
   void check() const;
-  /// Blocks until one has arrived.
-  void wait() const;
+  /// Blocks until one has arrived, or SIGHUP. Several of those may be told as one.
+  Woken wait() const;
 
  private:
   int event_;
+  Hangup hangup_;
 };
 
 }  // namespace offramp::cli

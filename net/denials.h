@@ -1,0 +1,48 @@
+// Who was not let in: counted, and told to the log no more often than a person would read.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "net/log.h"
+#include "net/poll.h"
+
+namespace offramp {
+
+enum class Denial : std::uint8_t {
+  kNoKeys,      ///< a peer that does not speak CURVE
+  kServerKey,   ///< a peer that has another public key for this node
+  kUnknownKey,  ///< a key that is not on the list
+  kRole,        ///< a key whose role has no business here
+  kHandshake,   ///< a handshake that broke off, or never was one
+  kWithdrawn,   ///< a message of a key that has been taken off the list
+  kRoutingId,   ///< a message of a peer that chose its own routing id
+};
+inline constexpr std::size_t kDenialCount = 7;
+using DenialCounts = std::array<std::uint64_t, kDenialCount>;  ///< by Denial
+
+const char* denial_name(Denial reason);  ///< "no keys", "unknown key", ...
+
+/// Of each reason the first five are told, then one every ten seconds; each line says how many were
+/// left out before it.
+class DenialLog {
+ public:
+  explicit DenialLog(Log log) : log_(std::move(log)) {}
+
+  /// `line` is what to tell of this one.
+  void note(Denial reason, const std::string& line, Clock::time_point now);
+
+ private:
+  struct Tally {
+    double told = 0;  ///< lines of late, of which one is forgotten every ten seconds
+    Clock::time_point last{};
+    std::uint64_t untold = 0;
+  };
+  Log log_;
+  std::array<Tally, kDenialCount> tallies_{};
+};
+
+}  // namespace offramp

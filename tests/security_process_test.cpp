@@ -1,0 +1,360 @@
+// Keys as people use them: made with keygen, named with --keys, read again on SIGHUP, and processes
+// that have the wrong ones or none.
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "tests/test_command.h"
+
+namespace offramp::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+using std::chrono::seconds;
+
+/// A model and a picture that every tier is unsure of, and folders of keys made with `keygen`.
+class Site {
+ public:
+  Site() {
+    model = folder.write("model.safetensors", small_model().signed_file()).string();
+    picture = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
+    make_keys("edge");
+    make_keys("device");
+    pin("device", "edge");
+    allow("device " + public_key("device") + " camera\n");
+  }
+
+  std::string path(const std::string& name) const { return (folder.path() / name).string(); }
+  std::string public_key(const std::string& tier) const {
+    return lines(text_of(path(tier + "/self.key.pub"))).at(0);
+  }
+  void make_keys(const std::string& tier) const {
+    fs::create_directory(path(tier));
+    REQUIRE(offramp({"keygen", path(tier + "/self.key")}).code == 0);
+  }
+  void pin(const std::string& tier, const std::string& next) const {
+    folder.write(tier + "/next.pub", public_key(next) + "\n");
+  }
+  void allow(const std::string& text) const { folder.write("edge/allow", text); }
+
+  /// `offramp run` of one picture that needs the edge.
+  std::vector<std::string> run(const std::string& next, std::vector<std::string> more,
+                               const std::string& deadline = "20s") const {
+    more.insert(more.begin(), {"run", "--model", model, "--next", next, "--thresholds", "0",
+                               "--deadline", deadline, "--json"});
+    more.push_back(picture);
+    return more;
+  }
+  std::vector<std::string> run_with_keys(const std::string& next, const std::string& tier) const {
+    return run(next, {"--keys", path(tier), "--wait", "10s"});
+  }
+
+  TempDir folder;
+  std::string model, picture;
+};
+
+/// An edge whose keys are those of `site`.
+class LockedEdge : public RunningNode {
+ public:
+  explicit LockedEdge(const Site& site, std::vector<std::string> more = {})
+      : RunningNode(site.folder, site.model, "edge", with_keys(site, std::move(more))) {}
+
+ private:
+  static std::vector<std::string> with_keys(const Site& site, std::vector<std::string> more) {
+    more.insert(more.end(), {"--keys", site.path("edge")});
+    return more;
+  }
+};
+
+std::string status(const Finished& device) {
+  if (lines(device.out).size() != 1) return "no answer";
+  return Json::parse(device.out).at("status");
+}
+
+unsigned mode_of(const std::string& path) {
+  struct stat status = {};
+  REQUIRE(stat(path.c_str(), &status) == 0);
+  return status.st_mode & 07777u;
+}
+
+bool holds(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+// A sanitizer's library wants to be loaded first.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kMayPreload = false;
+#else
+constexpr bool kMayPreload = true;
+#endif
+
+}  // namespace
+
+TEST_CASE("keygen: a secret for its owner, a public key for the world, and no overwriting") {
+  const TempDir folder;
+  const std::string path = (folder.path() / "self.key").string(), pub = path + ".pub";
+  const mode_t before = umask(0);
+  const Finished made = offramp({"keygen", path});
+  umask(before);
+  CHECK(made.code == 0);
+  CHECK(made.err.empty());
+  CHECK(mode_of(path) == 0600);
+  CHECK(mode_of(pub) == 0644);
+  CHECK(made.out == text_of(pub));
+  CHECK(made.out.size() == 41);
+  const std::string secret = text_of(path);
+  CHECK_FALSE(holds(made.out, secret.substr(11, 40)));
+
+  check_refusal(offramp({"keygen", path}), kCannotWrite, path);
+  CHECK(text_of(path) == secret);
+  CHECK(text_of(pub) == made.out);
+  fs::remove(path);
+  check_refusal(offramp({"keygen", path}), kCannotWrite, pub);
+  CHECK_FALSE(fs::exists(path));
+  const Finished forced = offramp({"keygen", "--force", path});
+  CHECK(forced.code == 0);
+  CHECK(forced.out != made.out);
+  CHECK(text_of(pub) == forced.out);
+  CHECK(mode_of(path) == 0600);
+  check_refusal(offramp({"keygen", (folder.path() / "absent" / "key").string()}), kCannotWrite,
+                "absent/key");
+}
+
+TEST_CASE("keys made with keygen let a device in, by their folder and by their file") {
+  const Site site;
+  LockedEdge edge(site);
+  for (const char* keys : {"device", "device/self.key"}) {
+    const Finished device = offramp(site.run_with_keys(edge.address, keys));
+    CAPTURE(device.err);
+    CHECK(device.code == 0);
+    CHECK(device.err.empty());
+    CHECK(status(device) == "ok");
+  }
+  const Finished stopped = edge.stop();
+  CHECK(stopped.code == 0);
+  CHECK(holds(lines(stopped.err).back(), "stopped: 2 requests, 2 answers"));
+  CHECK_FALSE(holds(stopped.err, "not let in"));
+}
+
+TEST_CASE("without a fitting key the device answers alone, in time, and both say why") {
+  const Site site;
+  site.make_keys("stranger");
+  site.pin("stranger", "edge");
+  site.make_keys("misled");
+  site.pin("misled", "stranger");
+  site.make_keys("other");
+  site.pin("other", "edge");
+  site.allow("device " + site.public_key("device") + "\nedge " + site.public_key("other") +
+             " other-edge\ndevice " + site.public_key("misled"));
+  LockedEdge edge(site);
+  struct Case {
+    std::vector<std::string> keys;
+    std::string device_says;
+  };
+  const std::vector<Case> cases = {
+      {{"--insecure"}, "wanted a node without keys, found one that ends the handshake"},
+      {{"--keys", site.path("misled")},
+       "wanted a node with the key " + site.public_key("stranger").substr(0, 10)},
+      {{"--keys", site.path("stranger")},
+       "does not have our key " + site.public_key("stranger").substr(0, 10)},
+      {{"--keys", site.path("other")},
+       "does not have our key " + site.public_key("other").substr(0, 10)}};
+  for (const Case& each : cases) {
+    CAPTURE(each.device_says);
+    std::vector<std::string> more = each.keys;
+    more.insert(more.end(), {"--wait", "400ms"});
+    const Finished device = offramp(site.run(edge.address, more, "500ms"));
+    CAPTURE(device.err);
+    CHECK(device.code == kUnavailable);
+    CHECK(status(device) == "degraded(disconnected)");
+    CHECK(Json::parse(device.out).at("tier") == "device");
+    CHECK(Json::parse(device.out).at("total_ms") < 600.0);
+    CHECK(holds(device.err, edge.address));
+    CHECK(holds(device.err, each.device_says));
+  }
+  const Finished stopped = edge.stop();
+  CAPTURE(stopped.err);
+  CHECK(stopped.code == 0);
+  CHECK(holds(stopped.err, "a peer without keys"));
+  CHECK(holds(stopped.err, "wanted a peer that knows this node's public key"));
+  CHECK(holds(stopped.err, "wanted a key of the allow-list, found an unknown one, key " +
+                               site.public_key("stranger").substr(0, 10)));
+  CHECK(holds(stopped.err, "wanted the role device or any, found edge, key " +
+                               site.public_key("other").substr(0, 10) + "... (other-edge)"));
+  CHECK(holds(lines(stopped.err).back(), "stopped: 0 requests, 0 answers, "));
+  CHECK(holds(lines(stopped.err).back(), "not let in"));
+  for (const char* tier : {"edge", "stranger", "misled", "other"})
+    CHECK_FALSE(
+        holds(stopped.err, text_of(site.path(std::string(tier) + "/self.key")).substr(11, 40)));
+}
+
+TEST_CASE("SIGHUP reads the allow-list again: keys come and go, and a bad list changes nothing") {
+  const Site site;
+  const std::string device_line = "device " + site.public_key("device") + "\n";
+  site.allow("# nobody yet\n");
+  RunningNode edge(site.folder, site.model, "edge", {"--keys", site.path("edge")});
+  CHECK(edge.wait_for("the allow-list is empty"));
+  const std::vector<std::string> brief =
+      site.run(edge.address, {"--keys", site.path("device"), "--wait", "500ms"});
+  CHECK(status(offramp(brief)) == "degraded(disconnected)");
+
+  // A device that is refused and waits gets in once its key is on the list.
+  Process waiting(command(site.run_with_keys(edge.address, "device")));
+  CHECK(waiting.wait_for("does not have our key", seconds(20)));
+  site.allow(device_line);
+  edge.signal(SIGHUP);
+  const Finished let_in = waiting.finish();
+  CAPTURE(let_in.err);
+  CHECK(let_in.code == 0);
+  CHECK(status(let_in) == "ok");
+  CHECK(edge.wait_for("allow-list read again: 1 key\n"));
+
+  site.allow(device_line + "gibberish\n");
+  edge.signal(SIGHUP);
+  CHECK(
+      edge.wait_for("edge/allow: line 2: wanted device, edge, cloud or any, found 9 other "
+                    "characters; the list that was read before stays\n"));
+  CHECK(status(offramp(brief)) == "ok");
+  fs::remove(site.path("edge/allow"));
+  edge.signal(SIGHUP);
+  CHECK(
+      edge.wait_for("edge/allow: wanted a list of keys, found: No such file or directory; the "
+                    "list that was read before stays\n"));
+  CHECK(status(offramp(brief)) == "ok");
+
+  site.allow("edge " + site.public_key("device") + "\ndevice " + site.public_key("edge") + "\n");
+  edge.signal(SIGHUP);
+  CHECK(edge.wait_for("allow-list read again: 2 keys\n"));
+  const Finished shut_out = offramp(brief);
+  CHECK(status(shut_out) == "degraded(disconnected)");
+  CHECK(shut_out.code == kUnavailable);
+  CHECK(edge.stop().code == 0);
+}
+
+TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the machine") {
+  const Site site;
+  const std::vector<std::string> node = {OFFRAMP_BINARY, "node",   "--model",
+                                         site.model,     "--tier", "edge"};
+  const auto bare = [](std::vector<std::string> arguments, std::vector<std::string> more) {
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return Process(arguments).finish();
+  };
+  check_refusal(bare(node, {"--listen", "127.0.0.1:0"}), kUsage, "--insecure");
+  std::vector<std::string> run = site.run("127.0.0.1:1", {});
+  run.insert(run.begin(), OFFRAMP_BINARY);
+  check_refusal(bare(run, {}), kUsage, "--insecure");
+  for (const char* listen : {"0.0.0.0:0", "[::]:0", "*:0", "10.1.2.3:0"}) {
+    check_refusal(bare(node, {"--insecure", "--listen", listen}), kUsage, "others can reach");
+    check_refusal(bare(node, {"--listen", listen}), kUsage, "--keys");
+  }
+  const Finished both =
+      bare(node, {"--listen", "127.0.0.1:0", "--insecure", "--keys", site.path("edge")});
+  CHECK(both.code == kUsage);
+}
+
+TEST_CASE("--insecure: warned of on both sides, and served") {
+  const Site site;
+  RunningNode edge(site.folder, site.model, "edge", {"--insecure"});
+  const Finished device = offramp(site.run(edge.address, {"--insecure", "--wait", "10s"}));
+  CHECK(device.code == 0);
+  CHECK(status(device) == "ok");
+  CHECK(lines(device.err).size() == 1);
+  CHECK(device.err.starts_with("WARNING: --insecure: "));
+  const Finished stopped = edge.stop(SIGHUP);
+  CHECK(stopped.code == 128 + SIGHUP);  // there is no list to read again
+  CHECK(holds(stopped.err, "WARNING: --insecure: "));
+}
+
+TEST_CASE("a path needs no keys, an abstract name is refused") {
+  const Site site;
+  const std::string path = "ipc://" + site.path("edge.socket");
+  Process edge({OFFRAMP_BINARY, "node", "--model", site.model, "--tier", "edge", "--listen", path});
+  REQUIRE(edge.wait_for("listening on " + path, seconds(20)));
+  std::vector<std::string> run = site.run(path, {"--wait", "10s"});
+  run.insert(run.begin(), OFFRAMP_BINARY);
+  const Finished device = Process(run).finish();
+  CAPTURE(device.err);
+  CHECK(device.code == 0);
+  CHECK(device.err.empty());
+  CHECK(status(device) == "ok");
+  edge.signal(SIGTERM);
+  const Finished stopped = edge.finish();
+  CHECK(stopped.code == 0);
+  CHECK_FALSE(holds(stopped.err, "WARNING"));
+  check_refusal(
+      offramp({"node", "--model", site.model, "--tier", "edge", "--listen", "ipc://@edge"}), kUsage,
+      "ipc://@edge");
+}
+
+TEST_CASE("a libzmq without CURVE is told of, and nothing goes out in plaintext instead" *
+          doctest::skip(!kMayPreload)) {
+  const Site site;
+  const std::map<std::string, std::string> without = {{"LD_PRELOAD", OFFRAMP_NO_CURVE}};
+  const std::vector<std::vector<std::string>> all = {
+      {"keygen", site.path("new.key")},
+      {"node", "--model", site.model, "--tier", "edge", "--listen", "127.0.0.1:0", "--keys",
+       site.path("edge")},
+      site.run("127.0.0.1:1", {"--keys", site.path("device")})};
+  for (const std::vector<std::string>& arguments : all)
+    check_refusal(offramp(arguments, without), 71, "libzmq: wanted a library with CURVE");
+  CHECK_FALSE(fs::exists(site.path("new.key")));
+}
+
+TEST_CASE("files of keys that are not as they should be end with 66 or 78 and are named") {
+  const Site site;
+  const auto node = [&] {
+    return offramp({"node", "--model", site.model, "--tier", "edge", "--listen", "127.0.0.1:0",
+                    "--keys", site.path("edge")});
+  };
+  const auto device = [&] {
+    return offramp(site.run("127.0.0.1:1", {"--keys", site.path("device")}));
+  };
+  const std::string edge_key = site.path("edge/self.key"),
+                    device_key = site.path("device/self.key");
+  const std::string edge_text = text_of(edge_key);
+
+  REQUIRE(chmod(edge_key.c_str(), 0640) == 0);
+  REQUIRE(chmod(device_key.c_str(), 0604) == 0);
+  check_refusal(node(), kBadModel, edge_key + ": wanted a secret key that only its owner may read");
+  check_refusal(device(), kBadModel, device_key);
+  REQUIRE(chmod(edge_key.c_str(), 0600) == 0);
+  REQUIRE(chmod(device_key.c_str(), 0600) == 0);
+
+  const std::vector<std::string> damaged = {
+      "", edge_text.substr(0, 30), "secret-key " + edge_text.substr(0, 29) + "\"",
+      site.public_key("edge") + "\n", edge_text.substr(0, 51) + "0\n"};
+  for (const std::string& text : damaged) {
+    CAPTURE(text);
+    site.folder.write("edge/self.key", text);
+    check_refusal(node(), kBadModel, edge_key);
+  }
+  site.folder.write("edge/self.key", edge_text);
+
+  site.allow("device abc\n");
+  check_refusal(node(), kBadModel, site.path("edge/allow") + ": line 1: ");
+  fs::remove(site.path("edge/allow"));
+  check_refusal(node(), kMissing, site.path("edge/allow"));
+
+  site.folder.write("device/next.pub", site.public_key("edge").substr(1));
+  check_refusal(device(), kBadModel,
+                site.path("device/next.pub") +
+                    ": wanted a public key (40 "
+                    "characters of Z85), found 39 characters");
+  site.folder.write("device/next.pub", text_of(device_key));
+  const Finished swapped = device();
+  check_refusal(swapped, kBadModel, "found a secret key");
+  CHECK_FALSE(holds(swapped.err, text_of(device_key).substr(11, 8)));
+  fs::remove(site.path("device/next.pub"));
+  check_refusal(device(), kMissing, site.path("device/next.pub"));
+  fs::remove(device_key);
+  check_refusal(device(), kMissing, device_key);
+}
+
+}  // namespace offramp::testing

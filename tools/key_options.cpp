@@ -1,0 +1,67 @@
+#include "tools/key_options.h"
+
+#include <system_error>
+
+#include "engine/error.h"
+#include "net/socket.h"
+#include "tools/output.h"
+
+namespace offramp::cli {
+
+namespace fs = std::filesystem;
+
+void KeyOptions::add_to(CLI::App& app, bool listens) {
+  CLI::Option* const keys =
+      app.add_option("-k,--keys", keys_,
+                     listens
+                         ? "folder with self.key (offramp keygen), allow (who may connect)\n"
+                           "and next.pub (key of --next); or self.key itself"
+                         : "folder with self.key (offramp keygen) and next.pub (key of --next);\n"
+                           "or self.key itself")
+          ->option_text("DIR|FILE");
+  app.add_flag("--insecure", insecure_,
+               listens ? "no keys: plaintext for everybody on this machine"
+                       : "no keys: plaintext that anybody on the way may read and change")
+      ->excludes(keys)
+      ->option_text(" ");
+}
+
+fs::path KeyOptions::own_key() const {
+  std::error_code absent;
+  return fs::is_directory(keys_, absent) ? fs::path(keys_) / kOwnKeyFile : fs::path(keys_);
+}
+
+fs::path KeyOptions::file(const char* name) const { return own_key().parent_path() / name; }
+
+bool KeyOptions::wanted_for(const std::string& option, const std::string& endpoint) const {
+  if (is_ipc(endpoint) || insecure_) return false;
+  if (keys_.empty())
+    throw Error(ErrorKind::kUsage, option + " " + endpoint +
+                                       ": wanted --keys DIR (see offramp keygen --help) or "
+                                       "--insecure, found neither");
+  return true;
+}
+
+std::optional<LinkKeys> KeyOptions::link(const std::string& next) const {
+  if (!wanted_for("--next", next)) return std::nullopt;
+  return LinkKeys{.own = read_key_pair(own_key()), .server = read_public_key(file(kNextKeyFile))};
+}
+
+std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {
+  if (insecure_ && !is_local(listen))
+    throw Error(ErrorKind::kUsage, "--listen " + listen +
+                                       ": wanted --keys DIR, or 127.0.0.1 or [::1] with "
+                                       "--insecure, found an address that others can reach");
+  if (!wanted_for("--listen", listen)) return std::nullopt;
+  return NodeKeys{.own = read_key_pair(own_key()), .allowed = allow_list()};
+}
+
+AllowList KeyOptions::allow_list() const { return AllowList::read(file(kAllowFile)); }
+
+void KeyOptions::warn() const {
+  if (insecure_)
+    log("WARNING: --insecure: no encryption and no keys; whoever reaches a link can read and "
+        "change what goes over it");
+}
+
+}  // namespace offramp::cli

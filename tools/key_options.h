@@ -1,0 +1,48 @@
+// --keys and --insecure: how commands that talk over TCP lock their links.
+//
+//   KEYS/self.key   own secret key (offramp keygen)
+//   KEYS/next.pub   public key of the next tier
+//   KEYS/allow      who may connect
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "net/node.h"
+#include "net/zmq_channel.h"
+
+namespace offramp::cli {
+
+class KeyOptions {
+ public:
+  void add_to(CLI::App& app, bool listens);
+
+  /// For a link to `next`; none for a path, or with --insecure. Throws Error{kUsage} when neither
+  /// keys nor --insecure were given, and what reading the files throws.
+  std::optional<LinkKeys> link(const std::string& next) const;
+  /// The same for a node that listens; --insecure does so on loopback only.
+  std::optional<NodeKeys> node(const std::string& listen) const;
+  /// The list as it is now. Throws what reading it throws.
+  AllowList allow_list() const;
+
+  /// One line to stderr when links are in plaintext. Once, before the first.
+  void warn() const;
+
+ private:
+  /// Of the files in a folder, or beside an own key that was named itself.
+  std::filesystem::path file(const char* name) const;
+  std::filesystem::path own_key() const;
+  bool wanted_for(const std::string& option, const std::string& endpoint) const;
+
+  std::string keys_;
+  bool insecure_ = false;
+};
+
+/// The files of a folder of keys.
+inline constexpr const char* kOwnKeyFile = "self.key";
+inline constexpr const char* kNextKeyFile = "next.pub";
+inline constexpr const char* kAllowFile = "allow";
+
+}  // namespace offramp::cli
