@@ -15,8 +15,6 @@ constexpr double kNearWeight = 1.0;
 constexpr double kFarWeight = 12.0;
 constexpr double kActivation = 4.0;
 constexpr double kHandedOn = 40.0;
-// All weights together, above which they cannot be expected in a last-level cache: 16 MiB.
-constexpr double kFarFloats = 4 * 1024 * 1024;
 
 /// Costs of a chunk that grows step by step, for one sample.
 class ChunkCost {
@@ -54,7 +52,8 @@ std::vector<Chunk> divide(std::span<const Traffic> steps, int batch, std::size_t
   const auto step = [&](int i) -> const Traffic& { return steps[static_cast<std::size_t>(i)]; };
   double all_weights = 0.0;
   for (const Traffic& it : steps) all_weights += static_cast<double>(it.weight_floats);
-  const double weight_price = all_weights > kFarFloats ? kFarWeight : kNearWeight;
+  const double weight_price =
+      all_weights > static_cast<double>(kLastLevelFloats) ? kFarWeight : kNearWeight;
   std::vector<int> sizes;
   for (int samples = 1; samples < batch; samples *= 2) sizes.push_back(samples);
   sizes.push_back(batch);

@@ -7,6 +7,10 @@
 
 namespace offramp {
 
+/// Floats of all weights together, above which they cannot be expected in a last-level cache: 16
+/// MiB.
+inline constexpr std::size_t kLastLevelFloats = 4u << 20;
+
 /// What one step moves.
 struct Traffic {
   std::size_t weight_floats = 0;      ///< read by every visit

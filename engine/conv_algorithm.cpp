@@ -166,8 +166,10 @@ bool can_compute(ConvPath path, const ConvShape& shape) {
 }
 
 std::size_t conv_weight_floats(ConvPath path, const ConvShape& shape, const KernelTable& kernels) {
-  if (path == ConvPath::kDirect) return packed_conv_floats(shape, kernels.tile_columns);
-  return packed_winograd_floats(shape, winograd_tile(path), kernels.tile_columns);
+  const int tile = winograd_tile(path);
+  if (tile != 0) return packed_winograd_floats(shape, tile, kernels.tile_columns);
+  if (path == ConvPath::kDepthwise) return packed_depthwise_floats(shape);
+  return packed_conv_floats(shape, kernels.tile_columns);
 }
 
 double conv_cost(ConvPath path, const ConvShape& shape, int samples, WeightsHome home,

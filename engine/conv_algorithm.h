@@ -30,11 +30,11 @@ const char* to_string(ConvAlgorithm algorithm);
 enum class ConvPath { kDirect, kWinograd2, kWinograd4, kWinograd6, kDepthwise, kIm2col };
 const char* to_string(ConvPath path);
 
+/// The path of that name; nothing for an unknown one.
+std::optional<ConvPath> parse_conv_path(const std::string& name);
+
 /// 2, 4 or 6 for Winograd's paths, otherwise 0.
 int winograd_tile(ConvPath path);
-
-/// Its inverse; nothing for an unknown name.
-std::optional<ConvPath> parse_conv_path(const std::string& name);
 
 /// Whether `path` can do a convolution of this shape.
 bool can_compute(ConvPath path, const ConvShape& shape);
@@ -47,7 +47,8 @@ enum class WeightsHome { kNear, kLastLevel, kMemory };
 ConvPath choose_conv_path(ConvAlgorithm algorithm, const ConvShape& shape, int samples,
                           WeightsHome home, const KernelTable& kernels);
 
-/// Floats of the weights that `path` reads; kDirect or one of Winograd's.
+/// Floats of the weights that `path` reads; kIm2col, which fills up no panels, reads as many or
+/// less.
 std::size_t conv_weight_floats(ConvPath path, const ConvShape& shape, const KernelTable& kernels);
 
 /// Expected time of `samples` samples, in multiply-accumulates at the speed that no kernel exceeds.

@@ -54,7 +54,8 @@ Traffic traffic(const Step& step, const KernelTable& kernels) {
   t.activation_floats = t.output_floats;
   for (const Shape& in : step.in) t.activation_floats += in.elements();
   // A linear layer's weights are best divided among the threads, so that each is read only once.
-  t.alone = std::holds_alternative<Linear>(step.op) && t.weight_floats > cache_floats();
+  t.alone = std::holds_alternative<Linear>(step.op) && can_share(step) &&
+            t.weight_floats > cache_floats();
   return t;
 }
 
@@ -64,7 +65,6 @@ Traffic traffic(const Step& step, const KernelTable& kernels) {
 std::vector<ConvPath> choose_paths(const Graph& graph, const Segment& segment,
                                    const PlanOptions& options, int together,
                                    const KernelTable& kernels) {
-  constexpr std::size_t kLastLevelFloats = 4u << 20;  // 16 MiB
   std::vector<ConvPath> paths(segment.layers.size(), ConvPath::kDirect);
   const auto choose = [&](WeightsHome home) {
     std::size_t weights = 0;
@@ -79,8 +79,7 @@ std::vector<ConvPath> choose_paths(const Graph& graph, const Segment& segment,
       paths[i] = wanted != options.paths.end() && can_compute(wanted->second, shape)
                      ? wanted->second
                      : choose_conv_path(options.convolution, shape, together, home, kernels);
-      const bool plain = winograd_tile(paths[i]) == 0;
-      weights += conv_weight_floats(plain ? ConvPath::kDirect : paths[i], shape, kernels);
+      weights += conv_weight_floats(paths[i], shape, kernels);
     }
     return weights;
   };
@@ -319,8 +318,7 @@ Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions
   impl->input_shape = graph.values[at(segment.input)];
   impl->logits_shape = graph.values[at(graph.exits[at(segment.exit)].logits)];
   if (segment.carry != kNoValue) impl->carry_shape = graph.values[at(segment.carry)];
-  // A guess of how many samples will share a visit to the weights; divide_batch() needs the
-  // weights.
+  // A guess of how many samples will share a visit to the weights: divide_batch() needs these.
   const int together = std::min(kSharing, impl->samples_of_a_thread());
   const std::vector<ConvPath> paths =
       choose_paths(graph, segment, options, together, *impl->kernels);
@@ -333,8 +331,7 @@ Plan Plan::compile(const Graph& graph, const Segment& segment, const PlanOptions
     for (ValueId id : layer.inputs) step.in.push_back(graph.values[at(id)]);
     step.macs = static_cast<double>(macs(graph, layer));
     step.path = paths[i];
-    if (options.convolution == ConvAlgorithm::kIm2col &&
-        !std::holds_alternative<Conv2d>(layer.op)) {
+    if (options.convolution == ConvAlgorithm::kIm2col && std::holds_alternative<Linear>(layer.op)) {
       step.path = ConvPath::kIm2col;
     }
     pack_weights(step, *impl->kernels);
@@ -356,7 +353,7 @@ Plan::Outputs Plan::run(View input, Workspace& workspace, ThreadPool* pool,
   assert(input.shape == plan.input_shape);
   assert(input.batch >= 1 && input.batch <= plan.max_batch);
   assert(workspace.floats() >= arena_floats());
-  const int workers = pool ? std::min(plan.threads, pool->threads()) : 1;
+  const int workers = pool && pool->threads() <= plan.threads ? pool->threads() : 1;
   const Impl::Run run{input, workspace.data(), pool, workers, clock};
   for (const Chunk& chunk : plan.chunks) {
     // A chunk takes the whole batch at once where no thread's share of it is meant.

@@ -20,6 +20,9 @@ class ThreadPool;
 /// Which path computes a convolution, by the layer's name.
 using ConvPaths = std::map<std::string, ConvPath>;
 
+/// With ConvAlgorithm::kAuto the choice depends on how many samples share a visit to the weights,
+/// so on max_batch and threads, and on this CPU's caches: plans that are to agree in the last bits
+/// need the same `paths`, or another algorithm.
 struct PlanOptions {
   const KernelTable* kernels = nullptr;  ///< nullptr: the best of this CPU
   ConvAlgorithm convolution = ConvAlgorithm::kAuto;
@@ -53,7 +56,7 @@ struct StepInfo {
   double macs = 0.0;             ///< of one sample, as direct sums
   std::size_t weight_bytes = 0;  ///< packed
   std::size_t moved_bytes = 0;   ///< activations that one sample reads and writes
-  int samples = 1;               ///< that go through it together, of a full batch
+  int samples = 1;               ///< that go through it together, of a full batch; at most
 };
 
 /// Where the time of some runs went; give each of them the same clock.
@@ -86,8 +89,9 @@ class Plan {
   Plan& operator=(Plan&&) noexcept;
   ~Plan();
 
-  /// Runs 1..max_batch samples. Allocates nothing and throws nothing. With a pool, up to threads()
-  /// of its threads share the work: the samples of a batch, or the outputs of a large layer.
+  /// Runs 1..max_batch samples. Allocates nothing and throws nothing. The threads of a pool share
+  /// the work, the samples of a batch or the outputs of a large layer; one of more than threads()
+  /// is not used.
   Outputs run(View input, Workspace& workspace, ThreadPool* pool = nullptr,
               StepClock* clock = nullptr) const noexcept;
 

@@ -64,7 +64,8 @@ void ThreadPool::run(Call call, const void* context, int tasks) noexcept {
   unfinished_.store(count, std::memory_order_relaxed);
   const std::uint32_t job = jobs_.load(std::memory_order_relaxed) + 1;
   claims_.store(static_cast<std::uint64_t>(job) << 32 | count, std::memory_order_release);
-  jobs_.store(job, std::memory_order_release);
+  // Not release: notify_all() looks whether anyone sleeps, and must not do so before the store.
+  jobs_.store(job, std::memory_order_seq_cst);
   jobs_.notify_all();
   take_tasks(0);
   for (std::uint32_t left = unfinished_.load(std::memory_order_acquire); left != 0;) {

@@ -31,7 +31,7 @@ struct Candidate {
   Plan plan;
   Workspace workspace;
   std::vector<StepInfo> steps;
-  std::vector<std::vector<double>> ns;  ///< [step][round]
+  std::vector<std::vector<double>> ns;  ///< [step][measured run]
 };
 
 double median(std::vector<double> values) {

@@ -33,13 +33,19 @@ struct Pointing {
 /// tap that reaches over the left or right edge is copied to `edges`, with zeros where it does.
 inline float* point_along_row(const ConvShape& s, int depth, int column, int count, int kw,
                               const float* x, const float* zeros, const float** out, float* edges) {
-  const int width = s.in_width * s.in_channels, step = s.stride_width * s.in_channels;
-  const int left = (column * s.stride_width - s.pad_width + kw * s.dilation_width) * s.in_channels;
-  for (int i = 0; i < count; ++i) out[i] = x + left + offset(i, step);
+  // Padding and strides times channels may leave the range of int.
+  const std::ptrdiff_t width = offset(s.in_width, s.in_channels);
+  const std::ptrdiff_t step = offset(s.stride_width, s.in_channels);
+  const std::ptrdiff_t left =
+      offset(column * s.stride_width - s.pad_width + kw * s.dilation_width, s.in_channels);
+  for (int i = 0; i < count; ++i) out[i] = x + left + i * step;
+  const auto within = [&](std::ptrdiff_t at) {
+    return static_cast<int>(at < 0 ? 0 : at > depth ? depth : at);
+  };
   const auto copy = [&](int i) {
-    const int from = left + i * step;
-    const int begin = smaller(larger(-from, 0), depth);
-    const int end = larger(smaller(width - from, depth), begin);
+    const std::ptrdiff_t from = left + i * step;
+    const int begin = within(-from);
+    const int end = larger(within(width - from), begin);
     if (begin == end) {
       out[i] = zeros;
       return;

@@ -21,8 +21,10 @@ struct KernelTable {
   /// y[oh, ow, oc] <- relu?(sum_{kh, kw, ic} x[oh*s - p + kh*d, ow*s - p + kw*d, ic] *
   ///                        w[oc, ic, kh, kw] + bias[oc] + skip[oh, ow, oc])
   /// as an indirect matrix product (Dukhan 2019, "The Indirect Convolution Algorithm"): for each
-  /// tile of pixels a table of pointers to input pixels replaces im2col's copy. `packed` comes from
-  /// pack_conv(); `scratch` has conv_scratch_floats() floats. x must not overlap y; skip may be y.
+  /// block of output pixels a table of pointers to input pixels, or to rows of few channels,
+  /// replaces im2col's copy; a 1x1 convolution of every pixel needs none. `packed` comes from
+  /// pack_conv(); `scratch`, aligned as a Buffer, has conv_scratch_floats() floats. x must not
+  /// overlap y; skip may be y.
   using Conv = void (*)(const ConvShape& shape, int samples, const float* x, const float* packed,
                         const Epilogue& epilogue, float* scratch, Part part, float* y);
   Conv conv2d;

@@ -1,4 +1,5 @@
-// Weights in the order in which the kernels read them.
+// Weights in the order in which the kernels read them, and the sizes of blocks and of scratch that
+// kernels and plans agree on.
 //
 // A panel is `columns` output channels wide (KernelTable::tile_columns); the last one is filled up
 // with zeros. Within a panel the weights of all its channels stand side by side for each (tap,

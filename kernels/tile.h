@@ -49,8 +49,9 @@ inline __attribute__((always_inline)) void for_each_tile(int count, F f) {
   }
 }
 
-/// Weights that a later tile will read, to be fetched into the second-level cache bit by bit while
-/// this one computes: `step` bytes further for each multiplication of a row by a weight.
+/// Floats that a later tile will read, weights or rows, to be fetched into the second-level cache
+/// bit by bit while this one computes: `step` bytes further for each multiplication of a row by a
+/// weight.
 struct Ahead {
   const char* from = nullptr;
   std::ptrdiff_t step = 0;
@@ -80,8 +81,9 @@ class ScatteredRows {
 };
 
 /// Rows that stand `pitch` floats apart. A pointer for every third one is enough, since an address
-/// may hold a multiple of the pitch, so that all of them fit the registers; the last row, which
-/// stands in for those past `count`, has its own.
+/// may hold a multiple of the pitch, so that all of them fit the registers; the last row has its
+/// own, and stands in for one past `count`: count is kRows or kRows - 1, which for_each_tile() sees
+/// to.
 template <int kRows>
 class PitchedRows {
  public:
@@ -227,7 +229,7 @@ struct Tile {
       for (int c = 0; c < columns; ++c) {
         float value = spilled[r][c] + (e.bias ? e.bias[c] : 0.0f);
         if (e.skip) value += e.skip[r * pitch + c];
-        y[r * pitch + c] = e.relu && !(value > 0.0f) && value == value ? 0.0f : value;
+        y[r * pitch + c] = e.relu ? rectify(Lane(value)).value : value;
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "engine/tensor.h"
 #include "kernels/blas.h"
 #include "kernels/layout.h"
 #include "kernels/packing.h"
@@ -228,6 +229,26 @@ TEST_CASE("conv2d of few input channels equals the reference for any geometry") 
     s.out_height = 12 + 2 - 7 + 1;
     check_conv(table, s, Path::kTable, true, true, ++seed);
   });
+}
+
+TEST_CASE("conv2d whose padding and stride times channels leave the range of int") {
+  // One pixel of many channels, seen by the second of three outputs only.
+  ConvShape s{600'000, 1, 1, 1, 1, 3, 1, 1, 1, 4096};
+  s.pad_width = 4096;
+  std::mt19937 random(1);
+  const auto x = test::random_floats(random, 600'000), w = test::random_floats(random, 600'000);
+  double wanted = 0.0;
+  for (std::size_t i = 0; i < x.size(); ++i) wanted += double{x[i]} * double{w[i]};
+  for (const KernelTable* table : available_kernels()) {
+    CAPTURE(std::string(table->name));
+    Buffer packed(packed_conv_floats(s, table->tile_columns)), scratch(conv_scratch_floats(s));
+    pack_conv(s, table->tile_columns, w.data(), packed.data());
+    std::vector<float> y(3, 1.0f);
+    table->conv2d(s, 1, x.data(), packed.data(), {}, scratch.data(), {}, y.data());
+    CHECK(y[0] == 0.0f);
+    CHECK(y[1] == doctest::Approx(wanted).epsilon(1e-3));
+    CHECK(y[2] == 0.0f);
+  }
 }
 
 TEST_CASE("conv2d equals the reference for any stride, padding, dilation and groups") {

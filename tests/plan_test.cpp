@@ -13,6 +13,7 @@
 #include "engine/error.h"
 #include "engine/interpreter.h"
 #include "engine/passes.h"
+#include "engine/thread_pool.h"
 #include "kernels/kernels.h"
 #include "tests/test_allocations.h"
 #include "tests/test_graphs.h"
@@ -29,6 +30,19 @@ using test::GraphBuilder;
 namespace {
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
+
+// The choice may depend on the number of threads, and bits on the choice.
+void add_paths(const Plan& plan, ConvPaths& paths) {
+  for (const StepInfo& step : plan.steps()) {
+    if (!step.algorithm.empty()) paths[step.layer] = step.path;
+  }
+}
+
+ConvPaths paths_of(const std::vector<Stage>& stages) {
+  ConvPaths paths;
+  for (const Stage& stage : stages) add_paths(stage.plan(), paths);
+  return paths;
+}
 
 }  // namespace
 
@@ -70,6 +84,21 @@ TEST_CASE("plans give the interpreter's values on random networks, with every ta
   }
 }
 
+TEST_CASE("a pool of more threads than the plan's is not used") {
+  GraphBuilder b({16, 32, 32}, 1);
+  b.exit(b.linear(b.append(Flatten{}, {b.conv(0, 16, 3, 1, 1)}), 10));
+  const Plan plan =
+      Plan::compile(b.graph(), split_at_exits(b.graph())[0], {.max_batch = 8, .threads = 2});
+  const auto pictures = test::random_floats(b.random(), b.shape(0).elements() * 8);
+  const View view{pictures.data(), 8, b.shape(0)};
+  Workspace workspace = plan.make_workspace(), own = plan.make_workspace();
+  ThreadPool two(2), four(4);
+  StepClock clock(static_cast<int>(plan.steps().size()), 2);
+  const View wanted = plan.run(view, workspace, &two).logits;
+  const View found = plan.run(view, own, &four, &clock).logits;
+  CHECK(std::equal(found.data, found.data + found.elements(), wanted.data));
+}
+
 TEST_CASE("a sample's answer does not depend on its batch, its thread or the workspace's past") {
   GraphBuilder b({3, 12, 11}, 5);
   test::build_random_network(b, 3);
@@ -95,6 +124,7 @@ TEST_CASE("a sample's answer does not depend on its batch, its thread or the wor
     }
     for (std::thread& thread : threads) thread.join();
     CHECK(together == alone);
+    options.paths = paths_of(stages);
     for (int sharing : {2, 3}) {
       options.threads = sharing;
       const std::vector<Stage> shared = make_stages(model, std::vector<float>{0.9f}, options);
@@ -164,6 +194,7 @@ TEST_CASE("threads that share a layer change nothing in it") {
   for (PlanOptions options : all_options(3)) {
     const Plan single = Plan::compile(fused.graph, segment, options);
     Workspace workspace = single.make_workspace();
+    add_paths(single, options.paths);
     for (int threads : {2, 3}) {
       options.threads = threads;
       const Plan shared = Plan::compile(fused.graph, segment, options);

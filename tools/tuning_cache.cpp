@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <system_error>
 #include <variant>
@@ -26,7 +27,7 @@ using Json = nlohmann::ordered_json;
 using FoundJson = nlohmann::json;
 
 // Raised when the kernels change so much that old measurements mislead.
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr std::uintmax_t kLargestFile = 4u << 20;
 
 /// "AMD EPYC 25/1/1": from the first processor that the system lists.
@@ -138,7 +139,9 @@ void save_tuning(const fs::path& file, const TuningKey& key, const ConvPaths& pa
   for (const auto& [layer, path] : paths) value["layers"][layer] = to_string(path);
   std::error_code error;
   fs::create_directories(file.parent_path(), error);
-  const fs::path unfinished = file.string() + "." + std::to_string(getpid());
+  // Processes of several containers may share the folder and their number.
+  const fs::path unfinished =
+      file.string() + "." + std::to_string(getpid()) + "-" + std::to_string(std::random_device()());
   std::ofstream stream(unfinished, std::ios::binary | std::ios::trunc);
   stream << value.dump(1) << '\n';
   stream.close();

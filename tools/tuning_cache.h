@@ -24,7 +24,8 @@ TuningKey tuning_key(const Model& model, const PlanOptions& options);
 std::optional<std::filesystem::path> tuning_file(const TuningKey& key);
 
 /// What the file holds. Nothing when there is none; nothing and a line on stderr when it is damaged
-/// or was made for something else.
+/// or was made for something else. A convolution that it does not name, or names with an algorithm
+/// that cannot compute it, is left to the cost model.
 std::optional<ConvPaths> load_tuning(const std::filesystem::path& file, const TuningKey& key,
                                      const Model& model);
 
