@@ -225,9 +225,16 @@ struct Tile {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sum[r][v].store_unaligned(&spilled[r][v * kLanes<V>]);
     }
+    store_part(rows, columns, spilled[0], e, pitch, y);
+  }
+
+  /// Not inlined, or its constants would take registers from the sums.
+  static __attribute__((noinline)) void store_part(int rows, int columns, const float* sums,
+                                                   const Epilogue& e, std::ptrdiff_t pitch,
+                                                   float* y) {
     for (int r = 0; r < rows; ++r) {
       for (int c = 0; c < columns; ++c) {
-        float value = spilled[r][c] + (e.bias ? e.bias[c] : 0.0f);
+        float value = sums[r * kColumns + c] + (e.bias ? e.bias[c] : 0.0f);
         if (e.skip) value += e.skip[r * pitch + c];
         y[r * pitch + c] = e.relu ? rectify(Lane(value)).value : value;
       }
