@@ -1,9 +1,17 @@
-"""What bench/peers.py says about its measurements: ratios, the machine, Markdown tables."""
+#!/usr/bin/env python3
+"""What bench/peers.py says about its measurements: ratios, the machine, Markdown tables.
 
+    peers_report.py PEERS.json...      one short table of what was kept, as in README.md
+
+Exit codes: 0 done, 64 no file named, 65 not such a file.
+"""
+
+import json
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS = "offramp"
@@ -92,3 +100,44 @@ def markdown(result):
         table(["network", *titles, BASELINE], rows),
     ]
     return "\n\n".join(parts)
+
+
+def short(results):
+    """Best peer's median over ours, one line for each network, of one or more results."""
+    rows = {}
+    for result in results:
+        for timing in result["timings"]:
+            rows.setdefault(timing["network"], {})[timing["batch"], timing["threads"]] = timing
+    settings = sorted({key for row in rows.values() for key in row}, key=lambda k: (k[1], k[0]))
+
+    def entry(timing):
+        if timing is None or "ratio_of_medians" not in timing:
+            return "-"
+        ours = timing["engines"][OURS]["median_ms"]
+        ours = f"{ours:.3g}" if ours < 100 else f"{ours:.0f}"
+        return f"**{timing['ratio_of_medians']:.2f}** {ours} ms, {timing['best_peer']}"
+
+    head = ["network", *(f"batch {b}, {t} thread{'s' * (t > 1)}" for b, t in settings)]
+    body = [[name, *(entry(row.get(key)) for key in settings)] for name, row in rows.items()]
+    return table(head, body)
+
+
+def main(paths):
+    if not paths or paths[0].startswith("-"):
+        print(__doc__.strip(), file=sys.stderr)
+        return 64
+    results = []
+    for path in paths:
+        try:
+            results.append(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+            results[-1]["timings"][0]["network"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            print(f"peers_report: {path}: wanted JSON of peers.py, found {error!r}",
+                  file=sys.stderr)
+            return 65
+    print(short(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
