@@ -10,8 +10,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <memory>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -23,6 +25,7 @@
 #include "tests/test_files.h"
 #include "tests/test_keys.h"
 #include "tests/test_nodes.h"
+#include "tests/test_process.h"
 
 namespace offramp::test {
 namespace {
@@ -59,6 +62,15 @@ std::uint64_t denied(const Node& node, Denial reason) {
   return denied(node.counters().denied, reason);
 }
 
+// Binds it to a free port.
+std::string bound(ZmqSocket& socket) {
+  REQUIRE(zmq_bind(socket.get(), "tcp://127.0.0.1:*") == 0);
+  char text[64];
+  std::size_t size = sizeof text;
+  REQUIRE(zmq_getsockopt(socket.get(), ZMQ_LAST_ENDPOINT, text, &size) == 0);
+  return text;
+}
+
 // A socket behind a gate that counts what gets in.
 class Door {
  public:
@@ -69,11 +81,7 @@ class Door {
     set_link_options(*router_, 1 << 20, 64);
     router_->set(ZMQ_LINGER, 0);
     gate_.guard(context_, *router_);
-    REQUIRE(zmq_bind(router_->get(), "tcp://127.0.0.1:*") == 0);
-    char text[64];
-    std::size_t size = sizeof text;
-    REQUIRE(zmq_getsockopt(router_->get(), ZMQ_LAST_ENDPOINT, text, &size) == 0);
-    endpoint = text;
+    endpoint = bound(*router_);
     thread_ = std::thread([this] { loop(); });
   }
   ~Door() {
@@ -584,6 +592,34 @@ TEST_CASE("gate: bytes that are no handshake end with the connection, and are co
   const RawSocket silent(door.endpoint);
   CHECK(silent.ended_by_peer(std::chrono::seconds(20)));
   CHECK(door.messages == 0);
+}
+
+// Run by the test below, in processes of its own.
+TEST_CASE("first routing id of a process" * doctest::skip()) {
+  ZmqContext context;
+  ZmqSocket router(context, ZMQ_ROUTER), dealer(context, ZMQ_DEALER);
+  REQUIRE(zmq_connect(dealer.get(), bound(router).c_str()) == 0);
+  const std::uint8_t word = 1;
+  REQUIRE(dealer.send({std::span(&word, 1)}));
+  std::vector<Bytes> parts;
+  std::size_t count = 0;
+  REQUIRE(eventually([&] { return router.receive(parts, 2, count); }));
+  std::printf("routing id");
+  for (const std::uint8_t byte : parts[0]) std::printf(" %d", byte);
+  std::printf(".\n");
+}
+
+TEST_CASE("gate: routing ids begin with another one in each process") {
+  std::set<std::string> all;
+  for (int i = 0; i < 3; ++i) {
+    testing::Process process(
+        {"/proc/self/exe", "--no-intro", "--no-skip", "--test-case=first routing id of a process"});
+    const std::string out = process.finish().out;
+    const std::size_t begin = out.find("routing id 0 ");
+    REQUIRE(begin != std::string::npos);
+    all.insert(out.substr(begin, out.find('.', begin) - begin));
+  }
+  CHECK(all.size() == 3);
 }
 
 TEST_CASE("denials: told five times, then seldom, with the number of those left out") {
