@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
+#include <random>
 #include <thread>
 
 #include "engine/error.h"
@@ -75,6 +77,25 @@ Decision over_a_wire(const SmallCascade& cascade, std::size_t picture, const Ten
   }
   return {};
 }
+
+// Two stages with much to carry between them, so that encoding and decoding it takes its time.
+struct LargeCascade {
+  explicit LargeCascade(int side) : builder({.channels = 3, .height = side, .width = side}, 7) {
+    const auto head = [this](ValueId x) {
+      builder.exit(builder.linear(builder.append(GlobalAveragePool{}, {x}), 7));
+    };
+    const ValueId x = builder.relu(builder.conv(0, 8, 3, 1, 1));
+    head(x);
+    head(builder.relu(builder.conv(x, 8, 3, 8, 1)));
+    model = make_model(builder.graph());
+    const float thresholds[] = {0.0f};
+    stages = make_stages(model, thresholds, PlanOptions{});
+  }
+
+  GraphBuilder builder;
+  Model model;
+  std::vector<Stage> stages;
+};
 
 void check_equal(const std::vector<Outcome>& outcomes, const SmallCascade& cascade) {
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
@@ -379,6 +400,35 @@ TEST_CASE("node: an edge whose cloud has another model serves on, and says so") 
   Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, edge.endpoint(), 1), {});
   const auto outcomes = run_all(device, cascade);
   CHECK(count_reason(outcomes, Reason::kModelMismatch) == outcomes.size());
+}
+
+TEST_CASE("node: messages that take long to read do not keep it from all else") {
+  const LargeCascade cascade(384);
+  Loopback cable;
+  Node node(cascade.stages, cascade.model.id,
+            {.tier = Tier::kEdge, .loopbacks = {&cable}, .drain = milliseconds(50)}, nullptr, {});
+  const LinkIdentity identity = link_identity(cascade.stages, cascade.model.id, 1);
+  const std::unique_ptr<Channel> channel = cable.connect(identity);
+  std::vector<LinkEvent> events;
+  wait_until_up([&] {
+    channel->service(Clock::now(), events);
+    return channel->state() == LinkState::kUp;
+  });
+  std::mt19937 random(5);
+  const std::vector<float> values = random_floats(random, identity.shape.elements(), 0.0f, 1.0f);
+  constexpr int kMany = 60;
+  std::vector<Handoff> handoffs(
+      kMany, {.model = identity.model,
+              .cut = identity.cut,
+              .budget_us = 10'000'000,
+              .tensor = encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape},
+                                      {DType::kU8PerChannel, Codec::kLz4})});
+  std::uint32_t bytes = 0;
+  for (Handoff& handoff : handoffs) REQUIRE(channel->submit(std::move(handoff), bytes));
+  while (node.counters().requests == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  // It is heard between two of them, and what has not been read by then is not taken any more.
+  node.stop();
+  CHECK(node.counters().requests < kMany / 2);
 }
 
 TEST_CASE("node: stopping under load loses nothing") {
