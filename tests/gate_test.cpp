@@ -594,6 +594,26 @@ TEST_CASE("gate: bytes that are no handshake end with the connection, and are co
   CHECK(door.messages == 0);
 }
 
+TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
+  const Keyring ring;
+  ZmqContext context;
+  Gate gate(Tier::kEdge, ring.edge_keys(), {});
+  gate.open(context);
+  ZmqSocket router(context, ZMQ_ROUTER);
+  gate.guard(context, router);
+  const std::string endpoint = bound(router);
+  constexpr int kMany = 100;
+  for (int i = 0; i < kMany; ++i) {
+    const RawSocket stranger(endpoint);
+    stranger.send(greeting("NULL"));
+    CHECK(stranger.ended_by_peer(std::chrono::seconds(20)));
+  }
+  std::this_thread::sleep_for(milliseconds(100));
+  gate.serve(Clock::now());
+  CHECK(denied(gate.denials(), Denial::kNoKeys) == kMany);
+  gate.close();
+}
+
 // Run by the test below, in processes of its own.
 TEST_CASE("first routing id of a process" * doctest::skip()) {
   ZmqContext context;
