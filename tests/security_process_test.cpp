@@ -5,8 +5,10 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -236,6 +238,24 @@ TEST_CASE("SIGHUP reads the allow-list again: keys come and go, and a bad list c
   CHECK(status(shut_out) == "degraded(disconnected)");
   CHECK(shut_out.code == kUnavailable);
   CHECK(edge.stop().code == 0);
+}
+
+TEST_CASE("a node takes all the descriptors that it may have") {
+  const Site site;
+  const std::string id_file = site.path("id");
+  Process edge({"/bin/sh", "-c", R"(ulimit -S -n 64; echo $$ > "$0"; exec "$@")", id_file,
+                OFFRAMP_BINARY, "node", "--model", site.model, "--tier", "edge", "--listen",
+                "127.0.0.1:0", "--keys", site.path("edge")});
+  REQUIRE(edge.wait_for("listening on ", seconds(20)));
+  std::ifstream limits("/proc/" + lines(text_of(id_file)).at(0) + "/limits");
+  std::string line;
+  while (std::getline(limits, line) && !line.starts_with("Max open files")) {
+  }
+  std::istringstream words(line.substr(std::string("Max open files").size()));
+  std::string soft, hard;
+  words >> soft >> hard;
+  CHECK_FALSE(hard.empty());
+  CHECK(soft == hard);
 }
 
 TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the machine") {

@@ -1,5 +1,6 @@
 // offramp node: the edge or the cloud as a process.
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -45,6 +46,14 @@ Share share_of(Tier tier, const Model& model) {
   const int first = needed - 1;
   const int count = tier == Tier::kEdge ? 1 : stages - first;
   return {first, count, first + count == stages};
+}
+
+/// Every connection needs a descriptor, and most systems start programs with 1024.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, the limit stays
 }
 
 /// Tells a waiting script the bound address: the file appears whole or not at all.
@@ -147,6 +156,7 @@ class NodeCommand : public Command {
   }
 
   int run() override {
+    raise_descriptor_limit();
     NodeOptions options;
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
     options.listen = parse_listen_endpoint("--listen", listen_);
