@@ -156,6 +156,8 @@ class NodeCommand : public Command {
   }
 
   int run() override {
+    // Before the list of keys is read, so that no change of it is missed.
+    hold_hangup();
     raise_descriptor_limit();
     NodeOptions options;
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
@@ -186,7 +188,7 @@ class NodeCommand : public Command {
     std::optional<PortFile> port_file;
     if (!port_file_.empty()) port_file.emplace(port_file_);
     // Before the node's threads exist, so that no signal is missed.
-    const StopFlag stop(options.keys ? StopFlag::Hangup::kTold : StopFlag::Hangup::kEnds);
+    const StopFlag stop;
     std::unique_ptr<Channel> channel;
     if (!next.empty()) {
       channel = connect_zmq(next, link_identity(stages, model.id, share.first + share.count), link);
@@ -200,7 +202,12 @@ class NodeCommand : public Command {
     announce(node, model, share, next);
     if (options.keys && options.keys->allowed.size() == 0)
       log("the allow-list is empty: nobody may connect");
-    while (stop.wait() == StopFlag::Woken::kHangup) reload(node);
+    while (stop.wait() == StopFlag::Woken::kHangup) {
+      if (options.keys)
+        reload(node);
+      else
+        log("SIGHUP: wanted a list of keys to read again, found a node without one");
+    }
     node.stop();
     const NodeCounters counters = node.counters();
     if (!quiet_) log(counters_line(counters));
