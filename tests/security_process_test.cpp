@@ -248,6 +248,18 @@ TEST_CASE("SIGHUP while a node starts does not end it" * doctest::skip(!kMayPrel
   CHECK(edge.stop().code == 0);
 }
 
+TEST_CASE("a folder of keys that is gone is missed, and no other list is taken for its own") {
+  const Site site;
+  LockedEdge edge(site);
+  site.folder.write("allow", "device " + site.public_key("edge") + " beside the folder\n");
+  fs::rename(site.path("edge"), site.path("gone"));
+  edge.signal(SIGHUP);
+  CHECK(edge.wait_for("the list that was read before stays\n"));
+  const Finished stopped = edge.stop();
+  CHECK(holds(stopped.err, site.path("edge/allow") + ": wanted a list of keys, found: "));
+  CHECK_FALSE(holds(stopped.err, "read again: "));
+}
+
 TEST_CASE("a node takes all the descriptors that it may have") {
   const Site site;
   const std::string id_file = site.path("id");
