@@ -98,7 +98,9 @@ std::optional<Fronts::Received> Fronts::receive_from_router(Clock::time_point no
   std::vector<Bytes> parts;
   std::size_t count = 0;
   std::string key;
-  for (int i = 0; i < kMostRefused && router_->receive(parts, 3, count, &key); ++i) {
+  // Without keys ZeroMQ's User-Id is what the peer says of itself.
+  std::string* const wanted_key = gate_.has_keys() ? &key : nullptr;
+  for (int i = 0; i < kMostRefused && router_->receive(parts, 3, count, wanted_key); ++i) {
     Peer peer{.cable = -1, .routing_id = {parts[0].begin(), parts[0].end()}, .key = key};
     if (!gate_.admits(peer.key, peer.routing_id, now)) {
       if (Clock::now() - now > kTurn) return {};

@@ -19,6 +19,7 @@
 
 #include "engine/error.h"
 #include "net/device.h"
+#include "net/fronts.h"
 #include "net/node.h"
 #include "net/tensor_codec.h"
 #include "net/zmq_channel.h"
@@ -166,6 +167,15 @@ class RawSocket {
   void send(const Bytes& bytes) const {
     static_cast<void>(!::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL));
   }
+  // Reads until more than `count` bytes have come.
+  void await_more_than(std::size_t count) const {
+    char block[256];
+    for (std::size_t sum = 0; sum <= count;) {
+      const ssize_t got = recv(fd_, block, sizeof block, 0);
+      REQUIRE(got > 0);
+      sum += static_cast<std::size_t>(got);
+    }
+  }
   bool ended_by_peer(milliseconds patience) const {
     const timeval limit{.tv_sec = patience.count() / 1000, .tv_usec = 0};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -188,6 +198,23 @@ Bytes greeting(const std::string& mechanism) {
   bytes[10] = 3;
   std::ranges::copy(mechanism, bytes.begin() + 12);
   return bytes;
+}
+
+// A frame of ZMTP: 0x04 a command, 0x01 a part of a message, 0x00 its last part.
+Bytes zmtp_frame(std::uint8_t flags, const Bytes& body) {
+  REQUIRE(body.size() < 256);
+  Bytes bytes(2 + body.size());
+  bytes[0] = flags;
+  bytes[1] = static_cast<std::uint8_t>(body.size());
+  std::ranges::copy(body, bytes.begin() + 2);
+  return bytes;
+}
+
+void add_property(Bytes& command, const std::string& name, const std::string& value) {
+  command.push_back(static_cast<std::uint8_t>(name.size()));
+  command.insert(command.end(), name.begin(), name.end());
+  command.insert(command.end(), {0, 0, 0, static_cast<std::uint8_t>(value.size())});
+  command.insert(command.end(), value.begin(), value.end());
 }
 
 // CURVE's HELLO with this short-term key and a box of noise.
@@ -612,6 +639,26 @@ TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
   gate.serve(Clock::now());
   CHECK(denied(gate.denials(), Denial::kNoKeys) == kMany);
   gate.close();
+}
+
+TEST_CASE("gate: without keys, whose key a peer claims to have counts for nothing") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  Gate gate(Tier::kEdge, {}, {});
+  Fronts fronts("tcp://127.0.0.1:*", {}, {.max_payload_bytes = 1 << 20}, 64, gate);
+  const RawSocket raw(fronts.endpoint());
+  raw.send(greeting("NULL"));
+  Bytes ready = {5, 'R', 'E', 'A', 'D', 'Y'};
+  add_property(ready, "Socket-Type", "DEALER");
+  add_property(ready, "User-Id", "somebody");
+  raw.send(zmtp_frame(0x04, ready));
+  raw.await_more_than(greeting("NULL").size());  // the other side is ready too
+  const Frames hello = encode(hello_of(cascade));
+  raw.send(zmtp_frame(0x01, hello.header));
+  raw.send(zmtp_frame(0x00, {}));
+  std::optional<Fronts::Received> received;
+  REQUIRE(eventually([&] { return (received = fronts.receive(Clock::now())).has_value(); }));
+  CHECK(std::holds_alternative<Message>(received->second));
+  CHECK(received->first.key.empty());
 }
 
 // Run by the test below, in processes of its own.
