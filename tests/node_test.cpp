@@ -12,6 +12,7 @@
 
 #include "engine/error.h"
 #include "net/device.h"
+#include "net/elapsed.h"
 #include "net/zmq_channel.h"
 #include "tests/test_nodes.h"
 
@@ -95,6 +96,36 @@ struct LargeCascade {
   GraphBuilder builder;
   Model model;
   std::vector<Stage> stages;
+};
+
+// A next tier that tells of each request and answers it at once.
+class AtOnce final : public Channel {
+ public:
+  explicit AtOnce(std::function<void(const Handoff&)> tell) : tell_(std::move(tell)) {}
+
+  bool submit(Handoff handoff, std::uint32_t& sent_bytes) override {
+    tell_(handoff);
+    sent_bytes = 1;
+    answers_.push_back(Verdict{.request = handoff.request,
+                               .decision = {.label = 1, .probability = 1, .entropy = 0, .exit = 1},
+                               .tier = Tier::kEdge});
+    return true;
+  }
+  void service(Clock::time_point, std::vector<LinkEvent>& events) override {
+    for (Verdict& verdict : answers_) events.push_back(std::move(verdict));
+    answers_.clear();
+  }
+  void waitables(std::vector<Waitable>&) const override {}
+  Clock::time_point due() const override { return Clock::now(); }
+  LinkState state() const override { return LinkState::kUp; }
+  int window() const override { return 64; }
+  std::chrono::microseconds round_trip() const override { return {}; }
+  const std::string& endpoint() const override { return endpoint_; }
+
+ private:
+  std::function<void(const Handoff&)> tell_;
+  std::vector<Verdict> answers_;
+  std::string endpoint_ = "at once";
 };
 
 void check_equal(const std::vector<Outcome>& outcomes, const SmallCascade& cascade) {
@@ -328,6 +359,44 @@ TEST_CASE("node: a late cloud is not waited for beyond the deadline") {
     CHECK(outcomes[i].total_us < 120'000 + kSlackUs);
   }
   CHECK(std::ranges::count(outcomes, Tier::kEdge, &Outcome::tier) >= 5);
+}
+
+TEST_CASE("device: what encoding takes is not promised to the next tier") {
+  const LargeCascade cascade(256);
+  const TensorFormat format{DType::kU8PerChannel, Codec::kLz4};
+  const Shape carry = cascade.stages[0].plan().carry_shape();
+  std::mt19937 random(5);
+  const std::vector<float> values = random_floats(random, carry.elements(), 0.0f, 1.0f);
+  Clock::duration encoding = Clock::duration::max();
+  for (int i = 0; i < 5; ++i) {
+    const Clock::time_point begin = Clock::now();
+    encode_tensor({.data = values.data(), .batch = 1, .shape = carry}, format);
+    encoding = std::min(encoding, Clock::now() - begin);
+  }
+
+  // By the time of sending, at most that may be left for the next tier which is left.
+  Clock::time_point ready{};
+  Clock::duration excess = Clock::duration::max();
+  auto next = std::make_unique<AtOnce>([&](const Handoff& handoff) {
+    const auto until = Clock::now() + std::chrono::microseconds(handoff.budget_us);
+    excess = std::min(excess, until + 2 * kTimerMargin - (ready + kPatient.deadline));
+  });
+  DeviceOptions options = kPatient;
+  options.format = format;
+  Device device(cascade.stages, cascade.model.id, options, std::move(next), {});
+  int answers = 0;
+  device.run(
+      20,
+      [&](std::size_t, std::span<float> input) {
+        for (float& pixel : input) pixel = static_cast<float>(random() % 1000) / 1000.0f;
+        ready = Clock::now();
+        return true;
+      },
+      [&](std::size_t, const Outcome& outcome) {
+        if (outcome.degraded == Reason::kNone) ++answers;
+      });
+  CHECK(answers == 20);
+  CHECK(excess < encoding / 2);
 }
 
 TEST_CASE("device: a late edge is not waited for beyond the deadline") {
