@@ -220,6 +220,11 @@ std::string read_guarded_file(const fs::path& path, const std::string& what, std
   if (!S_ISREG(status.st_mode))
     throw Error(kBadKeys,
                 path.string() + ": wanted " + what + " in a regular file, found another kind");
+  // Whoever owns a file may change it, whatever its mode is.
+  if (status.st_uid != 0 && status.st_uid != geteuid())
+    throw Error(kBadKeys, path.string() + ": wanted " + what + " that belongs to root or to user " +
+                              std::to_string(geteuid()) + ", found one of user " +
+                              std::to_string(status.st_uid));
   if ((status.st_mode & forbidden) != 0)
     throw Error(kBadKeys, path.string() + ": wanted " + what + " that " +
                               ((forbidden & S_IROTH) != 0 ? "only its owner may read or write"
