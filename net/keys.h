@@ -75,7 +75,8 @@ KeyPair read_key_pair(const std::filesystem::path& path);
 PublicKey read_public_key(const std::filesystem::path& path);
 
 /// Writes the secret key to `path` (mode 0600) and the public one to `path`.pub. With `replace`,
-/// both files are replaced, each at once; otherwise neither may exist. Throws Error{kCannotWrite}.
+/// both files are replaced, each at once and only when both could be written; otherwise neither may
+/// exist. Throws Error{kCannotWrite}.
 void write_key_pair(const std::filesystem::path& path, const KeyPair& pair, bool replace);
 
 /// The contents of a file of keys, at most `limit` bytes. `what` it should be is for the message.

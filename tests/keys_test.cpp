@@ -85,6 +85,35 @@ TEST_CASE("keys: a file that is there stays, unless it is to be replaced") {
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
 }
 
+TEST_CASE("keys: unless both can be replaced, neither is") {
+  const TempDir folder;
+  const fs::path path = folder.path() / "self.key", pub = path.string() + ".pub";
+  const KeyPair old = make_key_pair();
+  write_key_pair(path, old, false);
+  const auto refused = [&] {
+    check_error(error_of([&] { write_key_pair(path, make_key_pair(), true); }),
+                ErrorKind::kCannotWrite, "self.key.pub");
+    CHECK(read_key_pair(path).own == old.own);
+    CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
+  };
+  fs::remove(pub);
+  fs::create_directory(pub);
+  refused();
+}
+
+TEST_CASE("keys: a draft that another one has left behind is not in the way") {
+  const TempDir folder;
+  const fs::path path = folder.path() / "self.key";
+  for (const char* name : {"self.key", "self.key.pub"}) {
+    folder.write(std::string(name) + ".new/file", "old");
+    folder.write(std::string(name) + ".new." + std::to_string(getpid()), "old");
+  }
+  const KeyPair pair = make_key_pair();
+  write_key_pair(path, pair, true);
+  CHECK(read_key_pair(path).own == pair.own);
+  CHECK(read_public_key(path.string() + ".pub") == pair.own);
+}
+
 TEST_CASE("keys: files of another user are refused" * doctest::skip(geteuid() != 0)) {
   const TempDir folder;
   const fs::path path = folder.path() / "self.key";
