@@ -132,6 +132,8 @@ Reason Device::Impl::hand_on(std::size_t index, Outcome& own, const View& carry,
       say(LogLevel::kWarning, next->endpoint() + " does not answer: the device answers alone");
     return Reason::kDisconnected;
   }
+  // Before the time is taken: what encoding costs is no longer there for the next tier.
+  WireTensor tensor = encode_tensor(carry, options.format);
   const Clock::time_point now = Clock::now();
   const auto budget = budget_for_next(now, answer_by, next->round_trip());
   if (budget <= Clock::duration::zero()) return Reason::kLate;
@@ -142,7 +144,7 @@ Reason Device::Impl::hand_on(std::size_t index, Outcome& own, const View& carry,
                                          .attempt = 0,
                                          .hop = 0,
                                          .budget_us = to_us(budget),
-                                         .tensor = encode_tensor(carry, options.format)},
+                                         .tensor = std::move(tensor)},
                                  own.hops[0].sent_bytes);
   if (!sent) return Reason::kDisconnected;
   away.emplace(id, Away{.index = index,

@@ -10,7 +10,7 @@
 namespace offramp {
 namespace {
 
-// Messages thrown away at once, before the loop gets to do something else.
+// Messages thrown away at once, before the loop gets to do something else: they may be large.
 constexpr int kMostRefused = 64;
 
 void bind(ZmqSocket& socket, const std::string& endpoint) {
@@ -98,9 +98,14 @@ std::optional<Fronts::Received> Fronts::receive_from_router(Clock::time_point no
   std::vector<Bytes> parts;
   std::size_t count = 0;
   std::string key;
-  for (int i = 0; i < kMostRefused && router_->receive(parts, 3, count, &key); ++i) {
+  // Without keys ZeroMQ's User-Id is what the peer says of itself.
+  std::string* const wanted_key = gate_.has_keys() ? &key : nullptr;
+  for (int i = 0; i < kMostRefused && router_->receive(parts, 3, count, wanted_key); ++i) {
     Peer peer{.cable = -1, .routing_id = {parts[0].begin(), parts[0].end()}, .key = key};
-    if (!gate_.admits(peer.key, peer.routing_id, now)) continue;
+    if (!gate_.admits(peer.key, peer.routing_id, now)) {
+      if (Clock::now() - now > kTurn) return {};
+      continue;
+    }
     if (count != 3) return Received{std::move(peer), Malformed::kFrameCount};
     return Received{std::move(peer), decode(parts[1], parts[2], limits_)};
   }

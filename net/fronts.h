@@ -2,6 +2,7 @@
 // address type.
 #pragma once
 
+#include <chrono>
 #include <compare>
 #include <optional>
 #include <string>
@@ -25,6 +26,9 @@ struct Peer {
   auto operator<=>(const Peer&) const =
       default;  // NOLINT(modernize-use-nullptr): a false alarm  // NOLINT(modernize-use-nullptr)
 };
+
+/// How long messages are taken before timers and answers get their turn.
+inline constexpr std::chrono::milliseconds kTurn{1};
 
 /// Owned by one thread at a time.
 class Fronts {

@@ -20,8 +20,8 @@ constexpr std::size_t kRequestId = 1, kAddress = 3, kMechanism = 5, kKey = 6;
 // keeps the name for builds with draft features; its library knows the option all the same, and one
 // that did not would end the node before it listens.
 constexpr int kZapEnforceDomain = 93;
-// In one turn of the loop, so that those who are inside get theirs.
-constexpr int kPerTurn = 64;
+// Questions answered in one turn of the loop, so that those who are inside get theirs.
+constexpr int kQuestionsPerTurn = 64;
 // ROUTER gives such ids itself; one that a peer has chosen may be another peer's tomorrow, and
 // answers would go to the wrong one.
 constexpr std::size_t kGivenIdBytes = 5;
@@ -80,9 +80,10 @@ void Gate::waitables(std::vector<Waitable>& out) const {
 }
 
 void Gate::serve(Clock::time_point now) {
-  for (int i = 0; i < kPerTurn && answer_one(now); ++i) {
+  for (int i = 0; i < kQuestionsPerTurn && answer_one(now); ++i) {
   }
-  for (int i = 0; i < kPerTurn && monitor_; ++i) {
+  // All of them: the queue of events has no bound, and strangers fill it.
+  while (monitor_) {
     const std::optional<SocketMonitor::Event> event = monitor_->next();
     if (!event) return;
     if (const auto failure = handshake_failure(*event)) take_note(*failure, now);

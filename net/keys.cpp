@@ -98,15 +98,28 @@ void write_new(const fs::path& path, std::string_view text, mode_t mode) {
   cannot_write(path, error);
 }
 
-void replace_with(const fs::path& path, std::string_view text, mode_t mode) {
-  const fs::path draft = path.string() + ".new";
-  unlink(draft.c_str());
-  write_new(draft, text, mode);
-  if (rename(draft.c_str(), path.c_str()) == 0) return;
-  const int error = errno;
-  unlink(draft.c_str());
-  cannot_write(path, error);
-}
+// What is to replace a file, beside it until then. The name is this process's alone, so that two of
+// them do not mix their keys.
+class Draft {
+ public:
+  Draft(fs::path path, std::string_view text, mode_t mode)
+      : path_(std::move(path)), draft_(path_.string() + ".new." + std::to_string(getpid())) {
+    struct stat found = {};
+    if (lstat(path_.c_str(), &found) == 0 && S_ISDIR(found.st_mode)) cannot_write(path_, EISDIR);
+    unlink(draft_.c_str());
+    write_new(draft_, text, mode);
+  }
+  ~Draft() { unlink(draft_.c_str()); }
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
+
+  void publish() const {
+    if (rename(draft_.c_str(), path_.c_str()) != 0) cannot_write(path_, errno);
+  }
+
+ private:
+  fs::path path_, draft_;
+};
 
 void refuse_existing(const fs::path& path) {
   struct stat found = {};
@@ -190,8 +203,11 @@ void write_key_pair(const fs::path& path, const KeyPair& pair, bool replace) {
   const std::string open_text = pair.own.text() + "\n";
   constexpr mode_t kOwnerOnly = 0600, kAllRead = 0644;
   if (replace) {
-    replace_with(path, secret.text, kOwnerOnly);
-    replace_with(public_path, open_text, kAllRead);
+    // Both are written before either takes its place: a full disk leaves the old pair whole.
+    const Draft secret_draft(path, secret.text, kOwnerOnly);
+    const Draft public_draft(public_path, open_text, kAllRead);
+    secret_draft.publish();
+    public_draft.publish();
     return;
   }
   refuse_existing(path);
@@ -220,6 +236,11 @@ std::string read_guarded_file(const fs::path& path, const std::string& what, std
   if (!S_ISREG(status.st_mode))
     throw Error(kBadKeys,
                 path.string() + ": wanted " + what + " in a regular file, found another kind");
+  // Whoever owns a file may change it, whatever its mode is.
+  if (status.st_uid != 0 && status.st_uid != geteuid())
+    throw Error(kBadKeys, path.string() + ": wanted " + what + " that belongs to root or to user " +
+                              std::to_string(geteuid()) + ", found one of user " +
+                              std::to_string(status.st_uid));
   if ((status.st_mode & forbidden) != 0)
     throw Error(kBadKeys, path.string() + ": wanted " + what + " that " +
                               ((forbidden & S_IROTH) != 0 ? "only its owner may read or write"

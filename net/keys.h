@@ -67,19 +67,21 @@ KeyPair make_key_pair();
 std::variant<PublicKey, std::string> parse_public_key(std::string_view text);
 
 /// Reads the secret key of `path` and works out the public one. Throws Error{kMissingInput},
-/// Error{kBadKeys} for another content, or when anybody but the owner may read or write the file.
+/// Error{kBadKeys} for another content, when anybody but the owner may read or write the file, or
+/// when its owner is neither root nor this user.
 KeyPair read_key_pair(const std::filesystem::path& path);
 
 /// Throws Error{kMissingInput}, Error{kBadKeys}; also for a file that everybody may write.
 PublicKey read_public_key(const std::filesystem::path& path);
 
 /// Writes the secret key to `path` (mode 0600) and the public one to `path`.pub. With `replace`,
-/// both files are replaced, each at once; otherwise neither may exist. Throws Error{kCannotWrite}.
+/// both files are replaced, each at once and only when both could be written; otherwise neither may
+/// exist. Throws Error{kCannotWrite}.
 void write_key_pair(const std::filesystem::path& path, const KeyPair& pair, bool replace);
 
 /// The contents of a file of keys, at most `limit` bytes. `what` it should be is for the message.
-/// Throws Error{kMissingInput}; Error{kBadKeys} when it is longer, is no regular file, or when its
-/// mode has one of the bits `forbidden`.
+/// Throws Error{kMissingInput}; Error{kBadKeys} when it is longer, is no regular file, belongs to
+/// neither root nor this user, or when its mode has one of the bits `forbidden`.
 std::string read_guarded_file(const std::filesystem::path& path, const std::string& what,
                               std::size_t limit, unsigned forbidden);
 

@@ -16,7 +16,8 @@
 namespace offramp {
 namespace {
 
-// Messages taken in one turn of the loop, so that timers and results get theirs.
+// Messages taken in one turn of the loop, so that timers and results get theirs; fewer when they
+// take longer than kTurn.
 constexpr int kMessagesPerTurn = 64;
 
 const NodeOptions& checked(const NodeOptions& options) {
@@ -63,7 +64,7 @@ void Node::Impl::loop() {
     const Clock::time_point now = Clock::now();
     if (stop_event.clear() && !service.draining()) service.begin_drain(now);
     fronts.admit(now);
-    take_messages(now);
+    take_messages(Clock::now());
     service.take_results(Clock::now());
     service.expire_sessions(now);
     if (service.draining() && service.drained(now)) break;
@@ -85,6 +86,7 @@ void Node::Impl::take_messages(Clock::time_point now) {
     std::optional<Fronts::Received> received = fronts.receive(now);
     if (!received) return;
     service.take(received->first, std::move(received->second), now);
+    if (Clock::now() - now > kTurn) return;
   }
 }
 

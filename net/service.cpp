@@ -104,6 +104,11 @@ void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point
     fault(peer, handoff.request, FaultCode::kDraining, "shutting down");
     return;
   }
+  // Asked first: unpacking a tensor that is not taken would cost the loop more than the answer.
+  if (const char* why = no_room(peer)) {
+    fault(peer, handoff.request, FaultCode::kOverloaded, why);
+    return;
+  }
   std::variant<Job, Refusal> admitted = admission_.job(peer, handoff, now);
   if (auto* refusal = std::get_if<Refusal>(&admitted)) {
     fault(peer, handoff.request, refusal->code, std::move(refusal->text));
@@ -111,8 +116,20 @@ void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point
     fault(peer, handoff.request, FaultCode::kOverloaded, "the queue is full");
   } else {
     ++in_work_;
+    ++here_[peer];
     count([](NodeCounters& c) { ++c.requests; });
   }
+}
+
+const char* Service::no_room(const Peer& peer) const {
+  if (workers_.full()) return "the queue is full";
+  const auto found = here_.find(peer);
+  return found != here_.end() && found->second >= window_ ? "the window is full" : nullptr;
+}
+
+void Service::leave(const Peer& peer) {
+  const auto found = here_.find(peer);
+  if (found != here_.end() && --found->second == 0) here_.erase(found);
 }
 
 void Service::handle(const Peer& peer, Malformed reason) {
@@ -157,6 +174,7 @@ void Service::finish(Done done, Clock::time_point now) {
   --in_work_;
   last_exchange_ = now;
   if (done.expired) {
+    leave(done.job.peer);
     count([](NodeCounters& c) { ++c.expired; });
     fault(done.job.peer, done.job.request, FaultCode::kExpired, "the budget had run out");
     return;
@@ -175,6 +193,7 @@ void Service::finish(Done done, Clock::time_point now) {
     }
     own.degraded = obstacle;
   }
+  leave(done.job.peer);
   answer(done.job.peer, std::move(own));
 }
 
@@ -219,7 +238,10 @@ void Service::answer(const Peer& peer, Verdict verdict) {
 }
 
 void Service::answer(std::vector<Answer> answers) {
-  for (Answer& each : answers) answer(each.peer, std::move(each.verdict));
+  for (Answer& each : answers) {
+    leave(each.peer);
+    answer(each.peer, std::move(each.verdict));
+  }
 }
 
 void Service::fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text) {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -54,6 +55,10 @@ class Service {
 
  private:
   bool out_of_time(Clock::time_point now) const;
+  /// Why there is no room for one more request of `peer`; null when there is.
+  const char* no_room(const Peer& peer) const;
+  /// A request of `peer` has got its answer, or none will come.
+  void leave(const Peer& peer);
 
   void handle(const Peer& peer, Message message, Clock::time_point now);
   void handle(const Peer& peer, const Hello& hello, Clock::time_point now);
@@ -88,6 +93,8 @@ class Service {
   Workers workers_;
 
   std::size_t in_work_ = 0;  ///< requests that the workers have, waiting or running
+  /// Requests of each peer that the workers or the next tier have.
+  std::map<Peer, std::size_t> here_;
   bool draining_ = false;
   Clock::time_point drain_began_{};
   Clock::time_point last_exchange_{};  ///< a peer said something, or was answered

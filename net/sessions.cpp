@@ -1,34 +1,63 @@
 #include "net/sessions.h"
 
+#include <algorithm>
+
 namespace offramp {
 namespace {
 
 constexpr std::size_t kMaxSessions = 10000;
+constexpr std::size_t kMaxOfOneKey = 64;
 constexpr std::chrono::minutes kExpiry{5};
 constexpr std::chrono::seconds kExpiryInterval{10};
 
 }  // namespace
 
 bool Sessions::heard(const Peer& peer, Clock::time_point now) {
-  const auto known = heard_.find(peer);
-  if (known == heard_.end()) return false;
+  const auto of_key = by_key_.find(peer.key);
+  if (of_key == by_key_.end()) return false;
+  const auto known = of_key->second.find(peer);
+  if (known == of_key->second.end()) return false;
   known->second = now;
   return true;
 }
 
+void Sessions::open(const Peer& peer, Clock::time_point now) {
+  Heard& of_key = by_key_[peer.key];
+  if (!peer.key.empty() && of_key.size() >= kMaxOfOneKey && !of_key.contains(peer)) {
+    of_key.erase(std::ranges::min_element(of_key, {}, &Heard::value_type::second));
+    --count_;
+  }
+  if (of_key.insert_or_assign(peer, now).second) ++count_;
+}
+
+void Sessions::close(const Peer& peer) {
+  const auto of_key = by_key_.find(peer.key);
+  if (of_key == by_key_.end()) return;
+  count_ -= of_key->second.erase(peer);
+  if (of_key->second.empty()) by_key_.erase(of_key);
+}
+
 bool Sessions::has_room_for(const Peer& peer) const {
-  return heard_.size() < kMaxSessions || heard_.contains(peer);
+  if (count_ < kMaxSessions) return true;
+  const auto of_key = by_key_.find(peer.key);
+  if (of_key == by_key_.end()) return false;
+  const bool replaces = !peer.key.empty() && of_key->second.size() >= kMaxOfOneKey;
+  return replaces || of_key->second.contains(peer);
 }
 
 void Sessions::expire(Clock::time_point now) {
   if (now < next_expiry_) return;
   next_expiry_ = now + kExpiryInterval;
-  std::erase_if(heard_, [now](const auto& session) { return now - session.second > kExpiry; });
+  for (auto& [key, of_key] : by_key_)
+    count_ -= std::erase_if(of_key,
+                            [now](const auto& session) { return now - session.second > kExpiry; });
+  std::erase_if(by_key_, [](const auto& of_key) { return of_key.second.empty(); });
 }
 
 std::vector<Peer> Sessions::peers() const {
   std::vector<Peer> all;
-  for (const auto& [peer, heard] : heard_) all.push_back(peer);
+  for (const auto& [key, of_key] : by_key_)
+    for (const auto& [peer, heard] : of_key) all.push_back(peer);
   return all;
 }
 

@@ -5,9 +5,12 @@
 #include <zmq.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 
 #include "engine/error.h"
+#include "net/message.h"
 
 namespace offramp {
 namespace {
@@ -33,13 +36,21 @@ class Part {
   zmq_msg_t message_;
 };
 
+// A ROUTER counts its routing ids up from what rand() says first, and ZeroMQ does not seed that:
+// every node would begin with the same one.
+void* new_context() {
+  static std::once_flag seeded;
+  std::call_once(seeded, [] { std::srand(static_cast<unsigned>(random_session())); });
+  return zmq_ctx_new();
+}
+
 }  // namespace
 
 void throw_zmq_error(const std::string& what) {
   throw Error(ErrorKind::kSystem, what + ": " + zmq_strerror(zmq_errno()));
 }
 
-ZmqContext::ZmqContext() : context_(zmq_ctx_new()) {
+ZmqContext::ZmqContext() : context_(new_context()) {
   if (context_ == nullptr) throw_zmq_error("ZeroMQ context");
   zmq_ctx_set(context_, ZMQ_BLOCKY, 0);
 }

@@ -60,7 +60,9 @@ class Workers {
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  /// False when `capacity` jobs wait already.
+  /// True when `capacity` jobs wait already.
+  bool full() const { return queued() >= capacity_; }
+  /// False when full().
   [[nodiscard]] bool push(Job job);
   /// Goes before all jobs. False when very many wait.
   [[nodiscard]] bool push(Knock knock);

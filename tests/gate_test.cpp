@@ -10,19 +10,23 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <memory>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
 #include "engine/error.h"
 #include "net/device.h"
+#include "net/fronts.h"
 #include "net/node.h"
 #include "net/tensor_codec.h"
 #include "net/zmq_channel.h"
 #include "tests/test_files.h"
 #include "tests/test_keys.h"
 #include "tests/test_nodes.h"
+#include "tests/test_process.h"
 
 namespace offramp::test {
 namespace {
@@ -59,6 +63,15 @@ std::uint64_t denied(const Node& node, Denial reason) {
   return denied(node.counters().denied, reason);
 }
 
+// Binds it to a free port.
+std::string bound(ZmqSocket& socket) {
+  REQUIRE(zmq_bind(socket.get(), "tcp://127.0.0.1:*") == 0);
+  char text[64];
+  std::size_t size = sizeof text;
+  REQUIRE(zmq_getsockopt(socket.get(), ZMQ_LAST_ENDPOINT, text, &size) == 0);
+  return text;
+}
+
 // A socket behind a gate that counts what gets in.
 class Door {
  public:
@@ -69,11 +82,7 @@ class Door {
     set_link_options(*router_, 1 << 20, 64);
     router_->set(ZMQ_LINGER, 0);
     gate_.guard(context_, *router_);
-    REQUIRE(zmq_bind(router_->get(), "tcp://127.0.0.1:*") == 0);
-    char text[64];
-    std::size_t size = sizeof text;
-    REQUIRE(zmq_getsockopt(router_->get(), ZMQ_LAST_ENDPOINT, text, &size) == 0);
-    endpoint = text;
+    endpoint = bound(*router_);
     thread_ = std::thread([this] { loop(); });
   }
   ~Door() {
@@ -158,6 +167,15 @@ class RawSocket {
   void send(const Bytes& bytes) const {
     static_cast<void>(!::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL));
   }
+  // Reads until more than `count` bytes have come.
+  void await_more_than(std::size_t count) const {
+    char block[256];
+    for (std::size_t sum = 0; sum <= count;) {
+      const ssize_t got = recv(fd_, block, sizeof block, 0);
+      REQUIRE(got > 0);
+      sum += static_cast<std::size_t>(got);
+    }
+  }
   bool ended_by_peer(milliseconds patience) const {
     const timeval limit{.tv_sec = patience.count() / 1000, .tv_usec = 0};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -180,6 +198,23 @@ Bytes greeting(const std::string& mechanism) {
   bytes[10] = 3;
   std::ranges::copy(mechanism, bytes.begin() + 12);
   return bytes;
+}
+
+// A frame of ZMTP: 0x04 a command, 0x01 a part of a message, 0x00 its last part.
+Bytes zmtp_frame(std::uint8_t flags, const Bytes& body) {
+  REQUIRE(body.size() < 256);
+  Bytes bytes(2 + body.size());
+  bytes[0] = flags;
+  bytes[1] = static_cast<std::uint8_t>(body.size());
+  std::ranges::copy(body, bytes.begin() + 2);
+  return bytes;
+}
+
+void add_property(Bytes& command, const std::string& name, const std::string& value) {
+  command.push_back(static_cast<std::uint8_t>(name.size()));
+  command.insert(command.end(), name.begin(), name.end());
+  command.insert(command.end(), {0, 0, 0, static_cast<std::uint8_t>(value.size())});
+  command.insert(command.end(), value.begin(), value.end());
 }
 
 // CURVE's HELLO with this short-term key and a box of noise.
@@ -584,6 +619,74 @@ TEST_CASE("gate: bytes that are no handshake end with the connection, and are co
   const RawSocket silent(door.endpoint);
   CHECK(silent.ended_by_peer(std::chrono::seconds(20)));
   CHECK(door.messages == 0);
+}
+
+TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
+  const Keyring ring;
+  ZmqContext context;
+  Gate gate(Tier::kEdge, ring.edge_keys(), {});
+  gate.open(context);
+  ZmqSocket router(context, ZMQ_ROUTER);
+  gate.guard(context, router);
+  const std::string endpoint = bound(router);
+  constexpr int kMany = 100;
+  for (int i = 0; i < kMany; ++i) {
+    const RawSocket stranger(endpoint);
+    stranger.send(greeting("NULL"));
+    CHECK(stranger.ended_by_peer(std::chrono::seconds(20)));
+  }
+  std::this_thread::sleep_for(milliseconds(100));
+  gate.serve(Clock::now());
+  CHECK(denied(gate.denials(), Denial::kNoKeys) == kMany);
+  gate.close();
+}
+
+TEST_CASE("gate: without keys, whose key a peer claims to have counts for nothing") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  Gate gate(Tier::kEdge, {}, {});
+  Fronts fronts("tcp://127.0.0.1:*", {}, {.max_payload_bytes = 1 << 20}, 64, gate);
+  const RawSocket raw(fronts.endpoint());
+  raw.send(greeting("NULL"));
+  Bytes ready = {5, 'R', 'E', 'A', 'D', 'Y'};
+  add_property(ready, "Socket-Type", "DEALER");
+  add_property(ready, "User-Id", "somebody");
+  raw.send(zmtp_frame(0x04, ready));
+  raw.await_more_than(greeting("NULL").size());  // the other side is ready too
+  const Frames hello = encode(hello_of(cascade));
+  raw.send(zmtp_frame(0x01, hello.header));
+  raw.send(zmtp_frame(0x00, {}));
+  std::optional<Fronts::Received> received;
+  REQUIRE(eventually([&] { return (received = fronts.receive(Clock::now())).has_value(); }));
+  CHECK(std::holds_alternative<Message>(received->second));
+  CHECK(received->first.key.empty());
+}
+
+// Run by the test below, in processes of its own.
+TEST_CASE("first routing id of a process" * doctest::skip()) {
+  ZmqContext context;
+  ZmqSocket router(context, ZMQ_ROUTER), dealer(context, ZMQ_DEALER);
+  REQUIRE(zmq_connect(dealer.get(), bound(router).c_str()) == 0);
+  const std::uint8_t word = 1;
+  REQUIRE(dealer.send({std::span(&word, 1)}));
+  std::vector<Bytes> parts;
+  std::size_t count = 0;
+  REQUIRE(eventually([&] { return router.receive(parts, 2, count); }));
+  std::printf("routing id");
+  for (const std::uint8_t byte : parts[0]) std::printf(" %d", byte);
+  std::printf(".\n");
+}
+
+TEST_CASE("gate: routing ids begin with another one in each process") {
+  std::set<std::string> all;
+  for (int i = 0; i < 3; ++i) {
+    testing::Process process(
+        {"/proc/self/exe", "--no-intro", "--no-skip", "--test-case=first routing id of a process"});
+    const std::string out = process.finish().out;
+    const std::size_t begin = out.find("routing id 0 ");
+    REQUIRE(begin != std::string::npos);
+    all.insert(out.substr(begin, out.find('.', begin) - begin));
+  }
+  CHECK(all.size() == 3);
 }
 
 TEST_CASE("denials: told five times, then seldom, with the number of those left out") {

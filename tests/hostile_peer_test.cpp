@@ -50,6 +50,13 @@ std::uint64_t dropped(const Node& node, Malformed reason) {
   return node.counters().malformed[static_cast<std::size_t>(reason)];
 }
 
+bool eventually_accepted(const Node& node, std::uint64_t requests) {
+  const Clock::time_point until = Clock::now() + std::chrono::seconds(20);
+  while (node.counters().requests != requests && Clock::now() < until)
+    std::this_thread::sleep_for(milliseconds(1));
+  return node.counters().requests == requests;
+}
+
 FaultCode fault_for(RawClient& client, Message message) {
   client.send(std::move(message));
   const std::optional<Fault> fault = client.wait_for<Fault>();
@@ -236,6 +243,78 @@ TEST_CASE("hostile peer: a full queue and expired work are told, and the queue i
   CHECK(client.wait_for<Verdict>().has_value());
   CHECK(node.counters().expired == 1);
   CHECK(node.counters().answers == 3);
+}
+
+TEST_CASE("hostile peer: when there is no room, a tensor is not even looked at") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  std::atomic<bool> hold{true}, taken{false};
+  NodeOptions options = whole_rest();
+  options.queue_capacity = 1;
+  options.before_compute = [&] {
+    taken = true;
+    while (hold) std::this_thread::sleep_for(milliseconds(1));
+  };
+  Node node(cascade.stages(), cascade.id(), options, nullptr, {});
+  RawClient client(node.endpoint());
+  client.send(hello_of(cascade));
+  REQUIRE(client.wait_for<Welcome>().has_value());
+  client.send(handoff_of(cascade, 0));
+  while (!taken) std::this_thread::sleep_for(milliseconds(1));
+  CHECK(fault_for(client, handoff_of(cascade, 1, std::nanf(""))) == FaultCode::kBadTensor);
+  client.send(handoff_of(cascade, 2));  // fills the queue
+  CHECK(fault_for(client, handoff_of(cascade, 3, std::nanf(""))) == FaultCode::kOverloaded);
+  hold = false;
+  CHECK(client.wait_for<Verdict>().has_value());
+  CHECK(client.wait_for<Verdict>().has_value());
+}
+
+TEST_CASE("hostile peer: who does not keep to its window leaves the others theirs") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  std::atomic<bool> hold{true};
+  NodeOptions options = whole_rest();
+  options.window = 2;
+  options.workers = 2;  // one is there to say WELCOME
+  std::atomic<int> running{0};
+  options.before_compute = [&] {
+    if (++running == 1)
+      while (hold) std::this_thread::sleep_for(milliseconds(1));
+  };
+  Node node(cascade.stages(), cascade.id(), options, nullptr, {});
+  RawClient greedy(node.endpoint()), modest(node.endpoint());
+  for (RawClient* client : {&greedy, &modest}) {
+    client->send(hello_of(cascade));
+    const std::optional<Welcome> welcome = client->wait_for<Welcome>();
+    REQUIRE(welcome.has_value());
+    CHECK(welcome->window == 2);
+  }
+  greedy.send(handoff_of(cascade, 0));
+  while (running == 0) std::this_thread::sleep_for(milliseconds(1));
+  // Each that is answered makes room for one more.
+  for (std::uint64_t i = 1; i < 20; ++i) {
+    greedy.send(handoff_of(cascade, i));
+    const std::optional<Verdict> verdict = greedy.wait_for<Verdict>();
+    REQUIRE(verdict.has_value());
+    CHECK(verdict->request == make_request_id(1, i));
+  }
+  running = 0;
+  greedy.send(handoff_of(cascade, 20));
+  while (running == 0) std::this_thread::sleep_for(milliseconds(1));
+  const std::optional<Message> refused = [&] {
+    greedy.send(handoff_of(cascade, 21));
+    return greedy.receive();
+  }();
+  const Fault* const why = refused ? std::get_if<Fault>(&*refused) : nullptr;
+  CHECK(why != nullptr);
+  if (why != nullptr) {
+    CHECK(why->code == FaultCode::kOverloaded);
+    CHECK(why->request == make_request_id(1, 21));
+  }
+  CHECK(node.counters().requests == 21);
+  modest.send(handoff_of(cascade, 1));
+  CHECK(eventually_accepted(node, 22));
+  hold = false;
+  for (int i = 0; i < 2; ++i) CHECK(greedy.wait_for<Verdict>().has_value());
+  CHECK(modest.wait_for<Verdict>().has_value());
 }
 
 TEST_CASE("hostile peer: a node that repeats, invents and garbles answers") {

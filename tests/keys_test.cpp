@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <string>
 #include <vector>
@@ -82,6 +83,56 @@ TEST_CASE("keys: a file that is there stays, unless it is to be replaced") {
   CHECK(mode_of(path) == 0600);
   CHECK(fs::is_regular_file(fs::symlink_status(path)));
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
+}
+
+TEST_CASE("keys: unless both can be replaced, neither is") {
+  const TempDir folder;
+  const fs::path path = folder.path() / "self.key", pub = path.string() + ".pub";
+  const KeyPair old = make_key_pair();
+  write_key_pair(path, old, false);
+  const auto refused = [&] {
+    check_error(error_of([&] { write_key_pair(path, make_key_pair(), true); }),
+                ErrorKind::kCannotWrite, "self.key.pub");
+    CHECK(read_key_pair(path).own == old.own);
+    CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
+  };
+  fs::remove(pub);
+  fs::create_directory(pub);
+  refused();
+}
+
+TEST_CASE("keys: a draft that another one has left behind is not in the way") {
+  const TempDir folder;
+  const fs::path path = folder.path() / "self.key";
+  for (const char* name : {"self.key", "self.key.pub"}) {
+    folder.write(std::string(name) + ".new/file", "old");
+    folder.write(std::string(name) + ".new." + std::to_string(getpid()), "old");
+  }
+  const KeyPair pair = make_key_pair();
+  write_key_pair(path, pair, true);
+  CHECK(read_key_pair(path).own == pair.own);
+  CHECK(read_public_key(path.string() + ".pub") == pair.own);
+}
+
+TEST_CASE("keys: files of another user are refused" * doctest::skip(geteuid() != 0)) {
+  const TempDir folder;
+  const fs::path path = folder.path() / "self.key";
+  write_key_pair(path, make_key_pair(), false);
+  const fs::path pub = path.string() + ".pub", list = folder.write("allow", "# nobody\n");
+  const auto give = [](const fs::path& file, uid_t user) {
+    REQUIRE(chown(file.c_str(), user, static_cast<gid_t>(-1)) == 0);
+  };
+  for (const fs::path& file : {path, pub, list}) give(file, 65534);
+  check_error(error_of([&] { read_key_pair(path); }), kBadKeys, "found one of user 65534");
+  check_error(error_of([&] { read_public_key(pub); }), kBadKeys, "found one of user 65534");
+  check_error(error_of([&] { AllowList::read(list); }), kBadKeys, "found one of user 65534");
+  // Those of root and of oneself are taken.
+  REQUIRE(chmod(folder.path().c_str(), 0755) == 0);
+  REQUIRE(seteuid(65534) == 0);
+  CHECK_NOTHROW(read_key_pair(path));
+  REQUIRE(seteuid(0) == 0);
+  give(list, 0);
+  CHECK_NOTHROW(AllowList::read(list));
 }
 
 TEST_CASE("keys: a folder that cannot be written is named") {

@@ -6,10 +6,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <functional>
+#include <random>
 #include <thread>
 
 #include "engine/error.h"
 #include "net/device.h"
+#include "net/elapsed.h"
 #include "net/zmq_channel.h"
 #include "tests/test_nodes.h"
 
@@ -75,6 +78,55 @@ Decision over_a_wire(const SmallCascade& cascade, std::size_t picture, const Ten
   }
   return {};
 }
+
+// Two stages with much to carry between them, so that encoding and decoding it takes its time.
+struct LargeCascade {
+  explicit LargeCascade(int side) : builder({.channels = 3, .height = side, .width = side}, 7) {
+    const auto head = [this](ValueId x) {
+      builder.exit(builder.linear(builder.append(GlobalAveragePool{}, {x}), 7));
+    };
+    const ValueId x = builder.relu(builder.conv(0, 8, 3, 1, 1));
+    head(x);
+    head(builder.relu(builder.conv(x, 8, 3, 8, 1)));
+    model = make_model(builder.graph());
+    const float thresholds[] = {0.0f};
+    stages = make_stages(model, thresholds, PlanOptions{});
+  }
+
+  GraphBuilder builder;
+  Model model;
+  std::vector<Stage> stages;
+};
+
+// A next tier that tells of each request and answers it at once.
+class AtOnce final : public Channel {
+ public:
+  explicit AtOnce(std::function<void(const Handoff&)> tell) : tell_(std::move(tell)) {}
+
+  bool submit(Handoff handoff, std::uint32_t& sent_bytes) override {
+    tell_(handoff);
+    sent_bytes = 1;
+    answers_.push_back(Verdict{.request = handoff.request,
+                               .decision = {.label = 1, .probability = 1, .entropy = 0, .exit = 1},
+                               .tier = Tier::kEdge});
+    return true;
+  }
+  void service(Clock::time_point, std::vector<LinkEvent>& events) override {
+    for (Verdict& verdict : answers_) events.push_back(std::move(verdict));
+    answers_.clear();
+  }
+  void waitables(std::vector<Waitable>&) const override {}
+  Clock::time_point due() const override { return Clock::now(); }
+  LinkState state() const override { return LinkState::kUp; }
+  int window() const override { return 64; }
+  std::chrono::microseconds round_trip() const override { return {}; }
+  const std::string& endpoint() const override { return endpoint_; }
+
+ private:
+  std::function<void(const Handoff&)> tell_;
+  std::vector<Verdict> answers_;
+  std::string endpoint_ = "at once";
+};
 
 void check_equal(const std::vector<Outcome>& outcomes, const SmallCascade& cascade) {
   for (std::size_t i = 0; i < outcomes.size(); ++i) {
@@ -309,6 +361,44 @@ TEST_CASE("node: a late cloud is not waited for beyond the deadline") {
   CHECK(std::ranges::count(outcomes, Tier::kEdge, &Outcome::tier) >= 5);
 }
 
+TEST_CASE("device: what encoding takes is not promised to the next tier") {
+  const LargeCascade cascade(256);
+  const TensorFormat format{DType::kU8PerChannel, Codec::kLz4};
+  const Shape carry = cascade.stages[0].plan().carry_shape();
+  std::mt19937 random(5);
+  const std::vector<float> values = random_floats(random, carry.elements(), 0.0f, 1.0f);
+  Clock::duration encoding = Clock::duration::max();
+  for (int i = 0; i < 5; ++i) {
+    const Clock::time_point begin = Clock::now();
+    encode_tensor({.data = values.data(), .batch = 1, .shape = carry}, format);
+    encoding = std::min(encoding, Clock::now() - begin);
+  }
+
+  // By the time of sending, at most that may be left for the next tier which is left.
+  Clock::time_point ready{};
+  Clock::duration excess = Clock::duration::max();
+  auto next = std::make_unique<AtOnce>([&](const Handoff& handoff) {
+    const auto until = Clock::now() + std::chrono::microseconds(handoff.budget_us);
+    excess = std::min(excess, until + 2 * kTimerMargin - (ready + kPatient.deadline));
+  });
+  DeviceOptions options = kPatient;
+  options.format = format;
+  Device device(cascade.stages, cascade.model.id, options, std::move(next), {});
+  int answers = 0;
+  device.run(
+      20,
+      [&](std::size_t, std::span<float> input) {
+        for (float& pixel : input) pixel = static_cast<float>(random() % 1000) / 1000.0f;
+        ready = Clock::now();
+        return true;
+      },
+      [&](std::size_t, const Outcome& outcome) {
+        if (outcome.degraded == Reason::kNone) ++answers;
+      });
+  CHECK(answers == 20);
+  CHECK(excess < encoding / 2);
+}
+
 TEST_CASE("device: a late edge is not waited for beyond the deadline") {
   const SmallCascade cascade(Thresholds::kNone, 10);
   NodeOptions slow = edge_options();
@@ -379,6 +469,35 @@ TEST_CASE("node: an edge whose cloud has another model serves on, and says so") 
   Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, edge.endpoint(), 1), {});
   const auto outcomes = run_all(device, cascade);
   CHECK(count_reason(outcomes, Reason::kModelMismatch) == outcomes.size());
+}
+
+TEST_CASE("node: messages that take long to read do not keep it from all else") {
+  const LargeCascade cascade(384);
+  Loopback cable;
+  Node node(cascade.stages, cascade.model.id,
+            {.tier = Tier::kEdge, .loopbacks = {&cable}, .drain = milliseconds(50)}, nullptr, {});
+  const LinkIdentity identity = link_identity(cascade.stages, cascade.model.id, 1);
+  const std::unique_ptr<Channel> channel = cable.connect(identity);
+  std::vector<LinkEvent> events;
+  wait_until_up([&] {
+    channel->service(Clock::now(), events);
+    return channel->state() == LinkState::kUp;
+  });
+  std::mt19937 random(5);
+  const std::vector<float> values = random_floats(random, identity.shape.elements(), 0.0f, 1.0f);
+  constexpr int kMany = 60;
+  std::vector<Handoff> handoffs(
+      kMany, {.model = identity.model,
+              .cut = identity.cut,
+              .budget_us = 10'000'000,
+              .tensor = encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape},
+                                      {DType::kU8PerChannel, Codec::kLz4})});
+  std::uint32_t bytes = 0;
+  for (Handoff& handoff : handoffs) REQUIRE(channel->submit(std::move(handoff), bytes));
+  while (node.counters().requests == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
+  // It is heard between two of them, and what has not been read by then is not taken any more.
+  node.stop();
+  CHECK(node.counters().requests < kMany / 2);
 }
 
 TEST_CASE("node: stopping under load loses nothing") {

@@ -5,8 +5,10 @@
 #include <sys/stat.h>
 
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -238,6 +240,44 @@ TEST_CASE("SIGHUP reads the allow-list again: keys come and go, and a bad list c
   CHECK(edge.stop().code == 0);
 }
 
+TEST_CASE("SIGHUP while a node starts does not end it" * doctest::skip(!kMayPreload)) {
+  const Site site;
+  RunningNode edge(site.folder, site.model, "edge", {"--keys", site.path("edge")},
+                   {{"LD_PRELOAD", OFFRAMP_EARLY_HANGUP}});
+  CHECK(edge.wait_for("allow-list read again: 1 key\n"));
+  CHECK(edge.stop().code == 0);
+}
+
+TEST_CASE("a folder of keys that is gone is missed, and no other list is taken for its own") {
+  const Site site;
+  LockedEdge edge(site);
+  site.folder.write("allow", "device " + site.public_key("edge") + " beside the folder\n");
+  fs::rename(site.path("edge"), site.path("gone"));
+  edge.signal(SIGHUP);
+  CHECK(edge.wait_for("the list that was read before stays\n"));
+  const Finished stopped = edge.stop();
+  CHECK(holds(stopped.err, site.path("edge/allow") + ": wanted a list of keys, found: "));
+  CHECK_FALSE(holds(stopped.err, "read again: "));
+}
+
+TEST_CASE("a node takes all the descriptors that it may have") {
+  const Site site;
+  const std::string id_file = site.path("id");
+  Process edge({"/bin/sh", "-c", R"(ulimit -S -n 64; echo $$ > "$0"; exec "$@")", id_file,
+                OFFRAMP_BINARY, "node", "--model", site.model, "--tier", "edge", "--listen",
+                "127.0.0.1:0", "--keys", site.path("edge")});
+  REQUIRE(edge.wait_for("listening on ", seconds(20)));
+  std::ifstream limits("/proc/" + lines(text_of(id_file)).at(0) + "/limits");
+  std::string line;
+  while (std::getline(limits, line) && !line.starts_with("Max open files")) {
+  }
+  std::istringstream words(line.substr(std::string("Max open files").size()));
+  std::string soft, hard;
+  words >> soft >> hard;
+  CHECK_FALSE(hard.empty());
+  CHECK(soft == hard);
+}
+
 TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the machine") {
   const Site site;
   const std::vector<std::string> node = {OFFRAMP_BINARY, "node",   "--model",
@@ -267,8 +307,10 @@ TEST_CASE("--insecure: warned of on both sides, and served") {
   CHECK(status(device) == "ok");
   CHECK(lines(device.err).size() == 1);
   CHECK(device.err.starts_with("WARNING: --insecure: "));
-  const Finished stopped = edge.stop(SIGHUP);
-  CHECK(stopped.code == 128 + SIGHUP);  // there is no list to read again
+  edge.signal(SIGHUP);
+  CHECK(edge.wait_for("SIGHUP: wanted a list of keys to read again, found a node without one\n"));
+  const Finished stopped = edge.stop();
+  CHECK(stopped.code == 0);
   CHECK(holds(stopped.err, "WARNING: --insecure: "));
 }
 
@@ -288,6 +330,14 @@ TEST_CASE("a path needs no keys, an abstract name is refused") {
   const Finished stopped = edge.finish();
   CHECK(stopped.code == 0);
   CHECK_FALSE(holds(stopped.err, "WARNING"));
+  // Keys that are named all the same are not read, and so not read again.
+  Process keyed({OFFRAMP_BINARY, "node", "--model", site.model, "--tier", "edge", "--listen", path,
+                 "--keys", site.path("edge")});
+  REQUIRE(keyed.wait_for("listening on " + path, seconds(20)));
+  keyed.signal(SIGHUP);
+  CHECK(keyed.wait_for("SIGHUP: wanted a list of keys to read again", seconds(20)));
+  keyed.signal(SIGTERM);
+  CHECK(keyed.finish().code == 0);
   check_refusal(
       offramp({"node", "--model", site.model, "--tier", "edge", "--listen", "ipc://@edge"}), kUsage,
       "ipc://@edge");

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
+
 namespace offramp::test {
 namespace {
 
@@ -59,6 +61,45 @@ TEST_CASE("sessions: their number is bounded, and who has one keeps it") {
   CHECK(sessions.has_room_for(peer(5)));
   sessions.close(peer(7));
   CHECK(sessions.has_room_for(peer(count)));
+}
+
+TEST_CASE("sessions: one key has 64 at most, and its longest silent makes room for a new one") {
+  Clock::time_point now{};
+  Sessions sessions;
+  const auto link = [](int number) {
+    return Peer{.cable = -1, .routing_id = std::to_string(number), .key = "one"};
+  };
+  const Peer other{.cable = -1, .routing_id = "0", .key = "another"};
+  sessions.open(other, now);
+  for (int i = 0; i < 64; ++i) sessions.open(link(i), now + seconds(i));
+  now += seconds(100);
+  CHECK(sessions.peers().size() == 65);
+  CHECK(sessions.heard(link(0), now));
+  sessions.open(link(5), now);  // said HELLO again
+  CHECK(sessions.peers().size() == 65);
+  sessions.open(link(64), now);
+  CHECK(sessions.peers().size() == 65);
+  CHECK_FALSE(sessions.heard(link(1), now));
+  for (const int kept : {0, 2, 5, 63, 64}) CHECK(sessions.heard(link(kept), now));
+  for (int i = 100; i < 20'000; ++i) sessions.open(link(i), now + seconds(i));
+  CHECK(sessions.peers().size() == 65);
+  CHECK(sessions.heard(other, now));
+  sessions.close(link(19'999));
+  CHECK(sessions.peers().size() == 64);
+}
+
+TEST_CASE("sessions: when there is no room, a key that has all of its own may still change them") {
+  Sessions sessions;
+  const auto link = [](int number) {
+    return Peer{.cable = -1, .routing_id = std::to_string(number), .key = "one"};
+  };
+  for (int i = 0; i < 64; ++i) sessions.open(link(i), {});
+  for (int i = 0; i < 10'000 - 64; ++i) sessions.open(peer(i), {});
+  CHECK_FALSE(sessions.has_room_for(peer(10'000)));
+  CHECK_FALSE(sessions.has_room_for({.cable = -1, .routing_id = "0", .key = "another"}));
+  CHECK(sessions.has_room_for(link(64)));
+  sessions.open(link(64), {});
+  CHECK(sessions.peers().size() == 10'000);
 }
 
 }  // namespace offramp::test

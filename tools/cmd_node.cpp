@@ -1,5 +1,6 @@
 // offramp node: the edge or the cloud as a process.
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -45,6 +46,14 @@ Share share_of(Tier tier, const Model& model) {
   const int first = needed - 1;
   const int count = tier == Tier::kEdge ? 1 : stages - first;
   return {first, count, first + count == stages};
+}
+
+/// Every connection needs a descriptor, and most systems start programs with 1024.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, the limit stays
 }
 
 /// Tells a waiting script the bound address: the file appears whole or not at all.
@@ -147,6 +156,9 @@ class NodeCommand : public Command {
   }
 
   int run() override {
+    // Before the list of keys is read, so that no change of it is missed.
+    hold_hangup();
+    raise_descriptor_limit();
     NodeOptions options;
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
     options.listen = parse_listen_endpoint("--listen", listen_);
@@ -176,7 +188,7 @@ class NodeCommand : public Command {
     std::optional<PortFile> port_file;
     if (!port_file_.empty()) port_file.emplace(port_file_);
     // Before the node's threads exist, so that no signal is missed.
-    const StopFlag stop(options.keys ? StopFlag::Hangup::kTold : StopFlag::Hangup::kEnds);
+    const StopFlag stop;
     std::unique_ptr<Channel> channel;
     if (!next.empty()) {
       channel = connect_zmq(next, link_identity(stages, model.id, share.first + share.count), link);
@@ -190,7 +202,12 @@ class NodeCommand : public Command {
     announce(node, model, share, next);
     if (options.keys && options.keys->allowed.size() == 0)
       log("the allow-list is empty: nobody may connect");
-    while (stop.wait() == StopFlag::Woken::kHangup) reload(node);
+    while (stop.wait() == StopFlag::Woken::kHangup) {
+      if (options.keys)
+        reload(node);
+      else
+        log("SIGHUP: wanted a list of keys to read again, found a node without one");
+    }
     node.stop();
     const NodeCounters counters = node.counters();
     if (!quiet_) log(counters_line(counters));

@@ -18,7 +18,13 @@ void KeyOptions::add_to(CLI::App& app, bool listens) {
                            "and next.pub (key of --next); or self.key itself"
                          : "folder with self.key (offramp keygen) and next.pub (key of --next);\n"
                            "or self.key itself")
-          ->option_text("DIR|FILE");
+          ->option_text("DIR|FILE")
+          // Once: were the folder gone at a later reading, the files beside it would be taken.
+          ->each([this](const std::string& path) {
+            std::error_code absent;
+            own_key_ = path;
+            if (fs::is_directory(own_key_, absent)) own_key_ /= kOwnKeyFile;
+          });
   app.add_flag("--insecure", insecure_,
                listens ? "no keys: plaintext for everybody on this machine"
                        : "no keys: plaintext that anybody on the way may read and change")
@@ -26,12 +32,7 @@ void KeyOptions::add_to(CLI::App& app, bool listens) {
       ->option_text(" ");
 }
 
-fs::path KeyOptions::own_key() const {
-  std::error_code absent;
-  return fs::is_directory(keys_, absent) ? fs::path(keys_) / kOwnKeyFile : fs::path(keys_);
-}
-
-fs::path KeyOptions::file(const char* name) const { return own_key().parent_path() / name; }
+fs::path KeyOptions::file(const char* name) const { return own_key_.parent_path() / name; }
 
 bool KeyOptions::wanted_for(const std::string& option, const std::string& endpoint) const {
   if (is_ipc(endpoint) || insecure_) return false;
@@ -44,7 +45,7 @@ bool KeyOptions::wanted_for(const std::string& option, const std::string& endpoi
 
 std::optional<LinkKeys> KeyOptions::link(const std::string& next) const {
   if (!wanted_for("--next", next)) return std::nullopt;
-  return LinkKeys{.own = read_key_pair(own_key()), .server = read_public_key(file(kNextKeyFile))};
+  return LinkKeys{.own = read_key_pair(own_key_), .server = read_public_key(file(kNextKeyFile))};
 }
 
 std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {
@@ -53,7 +54,7 @@ std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {
                                        ": wanted --keys DIR, or 127.0.0.1 or [::1] with "
                                        "--insecure, found an address that others can reach");
   if (!wanted_for("--listen", listen)) return std::nullopt;
-  return NodeKeys{.own = read_key_pair(own_key()), .allowed = allow_list()};
+  return NodeKeys{.own = read_key_pair(own_key_), .allowed = allow_list()};
 }
 
 AllowList KeyOptions::allow_list() const { return AllowList::read(file(kAllowFile)); }

@@ -33,10 +33,10 @@ class KeyOptions {
  private:
   /// Of the files in a folder, or beside an own key that was named itself.
   std::filesystem::path file(const char* name) const;
-  std::filesystem::path own_key() const;
   bool wanted_for(const std::string& option, const std::string& endpoint) const;
 
   std::string keys_;
+  std::filesystem::path own_key_;
   bool insecure_ = false;
 };
 

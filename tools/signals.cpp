@@ -56,24 +56,22 @@ void install_signal_handlers() {
   handle(SIGINT, end_at_once);
 }
 
-StopFlag::StopFlag(Hangup hangup)
-    : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), hangup_(hangup) {
+void hold_hangup() { handle(SIGHUP, leave_mark); }
+
+StopFlag::StopFlag() : event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (event_ < 0) {
     throw Error(ErrorKind::kSystem,
                 std::string("eventfd: wanted a descriptor, found: ") + std::strerror(errno));
   }
   arrived.store(0);
-  hung_up.store(false);
   event_to_write.store(event_);
   handle(SIGINT, leave_mark);
   handle(SIGTERM, leave_mark);
-  if (hangup_ == Hangup::kTold) handle(SIGHUP, leave_mark);
 }
 
 StopFlag::~StopFlag() {
   handle(SIGINT, end_at_once);
   handle(SIGTERM, SIG_DFL);
-  if (hangup_ == Hangup::kTold) handle(SIGHUP, SIG_DFL);
   event_to_write.store(-1);
   close(event_);
 }

@@ -12,16 +12,17 @@ struct Interrupted {
   int signal = 0;
 };
 
+/// From now on SIGHUP does not end the program; StopFlag::wait() tells of it, also where the flag
+/// was made later.
+void hold_hangup();
+
 /// While it lives, SIGINT and SIGTERM only leave a mark, for work that must be wound up. A second
 /// SIGINT ends the program all the same. One at a time.
 class StopFlag {
  public:
-  /// What SIGHUP does: it ends the program, or wait() tells of it.
-  enum class Hangup { kEnds, kTold };
   enum class Woken { kStop, kHangup };
 
-  /// Throws Error{kSystem}.
-  explicit StopFlag(Hangup hangup = Hangup::kEnds);
+  StopFlag();  ///< throws Error{kSystem}
   ~StopFlag();
   StopFlag(const StopFlag&) = delete;
   StopFlag& operator=(const StopFlag&) = delete;
@@ -30,12 +31,11 @@ class StopFlag {
   int signal() const;
   /// Throws Interrupted when one has.
   void check() const;
-  /// Blocks until one has arrived, or SIGHUP. Several of those may be told as one.
+  /// Blocks until one has arrived, or a SIGHUP that is held. Several of those may be told as one.
   Woken wait() const;
 
  private:
   int event_;
-  Hangup hangup_;
 };
 
 }  // namespace offramp::cli
