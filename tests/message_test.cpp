@@ -9,9 +9,12 @@
 #include <string>
 
 #include "net/tensor_codec.h"
+#include "tests/test_files.h"
 
 namespace offramp {
 namespace {
+
+using testing::hex;
 
 constexpr DecodeLimits kLimits{.max_payload_bytes = 4096, .max_classes = 10, .max_exits = 3};
 
@@ -88,16 +91,6 @@ const std::string kGoldenResult =
     "02" "0800"                         // PROBABILITIES, 8 bytes
     "0000803e" "0000403f";
 // clang-format on
-
-std::string hex(std::span<const std::uint8_t> bytes) {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (const std::uint8_t b : bytes) {
-    text.push_back(kDigits[b >> 4]);
-    text.push_back(kDigits[b & 15]);
-  }
-  return text;
-}
 
 std::variant<Message, Malformed> decode(const Frames& frames) {
   return decode(frames.header, frames.payload, kLimits);

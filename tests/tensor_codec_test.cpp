@@ -13,9 +13,12 @@
 
 #include "net/narrow.h"
 #include "tests/test_allocations.h"
+#include "tests/test_files.h"
 
 namespace offramp::test {
 namespace {
+
+using testing::hex;
 
 constexpr Shape kShape{.channels = 3, .height = 2, .width = 5};
 constexpr DType kDTypes[] = {DType::kF32, DType::kF16, DType::kU8, DType::kU8PerChannel};
@@ -55,16 +58,6 @@ std::vector<float> sparse_values(const Shape& shape, float low, float high, unsi
   std::vector<float> values(shape.elements());
   for (float& v : values) v = random() % 3 == 0 ? uniform(random) : 0.0f;
   return values;
-}
-
-std::string hex(std::span<const std::uint8_t> bytes) {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (const std::uint8_t b : bytes) {
-    text.push_back(kDigits[b >> 4]);
-    text.push_back(kDigits[b & 15]);
-  }
-  return text;
 }
 
 // The slow twin of to_f16 and from_f16: in float64 there is nothing to round but the last place.

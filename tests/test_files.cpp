@@ -213,4 +213,14 @@ Picture random_picture(int width, int height, std::uint32_t seed) {
   return picture;
 }
 
+std::string hex(std::span<const std::uint8_t> bytes) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (const std::uint8_t b : bytes) {
+    text.push_back(kDigits[b >> 4]);
+    text.push_back(kDigits[b & 15]);
+  }
+  return text;
+}
+
 }  // namespace offramp::testing

@@ -79,4 +79,7 @@ Error error_of(Call&& call) {
   throw std::logic_error("wanted an Error, found none");
 }
 
+/// "00ff": two digits a byte.
+std::string hex(std::span<const std::uint8_t> bytes);
+
 }  // namespace offramp::testing
