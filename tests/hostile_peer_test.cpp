@@ -64,6 +64,15 @@ FaultCode fault_for(RawClient& client, Message message) {
   return fault->code;
 }
 
+/// What a node's worker does with its first request until it is let go.
+struct HeldWork {
+  std::atomic<bool> hold{true}, taken{false};
+  void wait() {
+    taken = true;
+    while (hold) std::this_thread::sleep_for(milliseconds(1));
+  }
+};
+
 }  // namespace
 
 TEST_CASE("hostile peer: garbage is dropped and counted, an honest device does not notice") {
@@ -209,19 +218,16 @@ TEST_CASE("hostile peer: a packed tensor that is a bomb is told so, or dropped b
 
 TEST_CASE("hostile peer: a full queue and expired work are told, and the queue is bounded") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  std::atomic<bool> hold{true}, taken{false};
+  HeldWork work;
   NodeOptions options = whole_rest();
   options.queue_capacity = 3;
-  options.before_compute = [&] {
-    taken = true;
-    while (hold) std::this_thread::sleep_for(milliseconds(1));
-  };
+  options.before_compute = [&] { work.wait(); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   RawClient client(node.endpoint());
   client.send(hello_of(cascade));
   REQUIRE(client.wait_for<Welcome>().has_value());
   client.send(handoff_of(cascade, 0));
-  while (!taken) std::this_thread::sleep_for(milliseconds(1));  // so the queue is empty again
+  while (!work.taken) std::this_thread::sleep_for(milliseconds(1));  // so the queue is empty again
   Handoff brief = handoff_of(cascade, 1);
   brief.budget_us = 1000;
   client.send(brief);
@@ -233,7 +239,7 @@ TEST_CASE("hostile peer: a full queue and expired work are told, and the queue i
     CHECK(fault->request == make_request_id(1, refused));
   }
   std::this_thread::sleep_for(milliseconds(2));  // the brief one's budget has run out
-  hold = false;
+  work.hold = false;
   REQUIRE(client.wait_for<Verdict>().has_value());
   const std::optional<Fault> expired = client.wait_for<Fault>();
   REQUIRE(expired.has_value());
@@ -247,23 +253,20 @@ TEST_CASE("hostile peer: a full queue and expired work are told, and the queue i
 
 TEST_CASE("hostile peer: when there is no room, a tensor is not even looked at") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  std::atomic<bool> hold{true}, taken{false};
+  HeldWork work;
   NodeOptions options = whole_rest();
   options.queue_capacity = 1;
-  options.before_compute = [&] {
-    taken = true;
-    while (hold) std::this_thread::sleep_for(milliseconds(1));
-  };
+  options.before_compute = [&] { work.wait(); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   RawClient client(node.endpoint());
   client.send(hello_of(cascade));
   REQUIRE(client.wait_for<Welcome>().has_value());
   client.send(handoff_of(cascade, 0));
-  while (!taken) std::this_thread::sleep_for(milliseconds(1));
+  while (!work.taken) std::this_thread::sleep_for(milliseconds(1));
   CHECK(fault_for(client, handoff_of(cascade, 1, std::nanf(""))) == FaultCode::kBadTensor);
   client.send(handoff_of(cascade, 2));  // fills the queue
   CHECK(fault_for(client, handoff_of(cascade, 3, std::nanf(""))) == FaultCode::kOverloaded);
-  hold = false;
+  work.hold = false;
   CHECK(client.wait_for<Verdict>().has_value());
   CHECK(client.wait_for<Verdict>().has_value());
 }
