@@ -31,7 +31,8 @@ class Run : public Command {
             root.add_subcommand("run", "Be the device: classify pictures with the next tiers")) {
     CLI::Option* images =
         app()
-            ->add_option("IMAGE", images_, "JPEG, PNG or BMP files; - reads standard input")
+            ->add_option("IMAGE", images_,
+                         "JPEG, PNG or BMP files, or folders; - reads\nstandard input")
             ->option_text("...");
     app()->add_option("-n,--next", next_, "the edge")->required()->type_name("HOST:PORT");
     keys_.add_to(*app(), false);
@@ -69,6 +70,7 @@ class Run : public Command {
     if (images_.empty() == data_.empty()) {
       throw Error(ErrorKind::kUsage, "run: wanted IMAGE... or --data DIR, found neither");
     }
+    images_ = with_folders_opened(images_);
     const std::string next = parse_peer_endpoint("--next", next_);
     const std::optional<LinkKeys> keys = keys_.link(next);
     // A device waits in whole milliseconds; a shorter time than one is one.
