@@ -130,8 +130,10 @@ void Telemetry::set(const Load& load) {
 }
 
 void Telemetry::set(std::vector<LinkStatus> links) {
-  const std::lock_guard lock(links_mutex_);
-  links_ = std::move(links);
+  // A reader that has just been put to sleep with the lock is not waited for: the next turn is
+  // soon.
+  const std::unique_lock lock(links_mutex_, std::try_to_lock);
+  if (lock.owns_lock()) links_ = std::move(links);
 }
 
 TrafficTable Telemetry::read(const TrafficCounts& counts) {
