@@ -11,6 +11,7 @@
 
 #include "net/channel.h"
 #include "net/log.h"
+#include "net/telemetry.h"
 #include "net/workers.h"
 
 namespace offramp {
@@ -45,6 +46,8 @@ class NextTier {
   std::size_t away() const { return away_.size(); }
   /// Answers that came too late, or twice, and were dropped.
   std::uint64_t unmatched() const { return unmatched_; }
+  /// How the link stands; empty when there is no next tier.
+  std::vector<LinkStatus> links() const;
 
  private:
   struct Away {

@@ -56,8 +56,8 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.code == 0);
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
-  for (const char* name :
-       {"", "classify", "eval", "inspect", "profile", "node", "run", "demo", "keygen"}) {
+  for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo",
+                           "keygen", "top", "config"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);
@@ -95,6 +95,9 @@ TEST_CASE("wrong options end with 64, one line and where to read on") {
       {"keygen"},
       {"keygen", "--tiers", bench.data, picture},
       {"keygen", "--tiers", bench.data, "--force"},
+      {"top"},
+      {"config"},
+      {"config", "check"},
       {"run", "--next", "127.0.0.1:1", "--insecure", "--keys", bench.data, picture},
       {"run", "--next", "127.0.0.1:1", "--data", bench.data, picture},
   };

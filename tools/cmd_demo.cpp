@@ -22,6 +22,7 @@
 #include "tools/command.h"
 #include "tools/device_run.h"
 #include "tools/key_options.h"
+#include "tools/logger.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -135,11 +136,11 @@ struct Gallery {
   std::function<Picture(std::size_t)> picture;
 };
 
-class Demo : public Command {
+class Demo : public ConfigurableCommand {
  public:
   explicit Demo(CLI::App& root)
-      : Command(root.add_subcommand("demo",
-                                    "Classify pictures across three tiers, all on this machine")) {
+      : ConfigurableCommand(root.add_subcommand(
+            "demo", "Classify pictures across three tiers, all on this machine")) {
     app()
         ->add_option("-d,--data", data_, "a labelled data set, as for eval [drawn sample pictures]")
         ->type_name("DIR");
@@ -147,12 +148,14 @@ class Demo : public Command {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     codec_.add_to(*app());
-    app()->footer(
-        "Examples:\n"
-        "  offramp demo\n"
-        "  offramp demo --thresholds 0.1 --codec u8\n"
-        "  offramp demo --data cifar-10-batches-bin --limit 50");
+    app()->footer(std::string("Examples:\n"
+                              "  offramp demo\n"
+                              "  offramp demo --thresholds 0.1 --codec u8\n"
+                              "  offramp demo --data cifar-10-batches-bin --limit 50") +
+                  kSettingsHelp);
   }
+
+  void check() override { thresholds_.read(load_model(model_.path())); }
 
   int run() override {
     const StopFlag stop;
@@ -177,9 +180,15 @@ class Demo : public Command {
       tiers.start("edge");
     }
 
-    DeviceSetup setup{model, stages, thresholds_.unit(model), tiers.endpoint(), {}, false};
+    const Logger log(Tier::kDevice, Logger::Format::kText, LogLevel::kError);
+    DeviceSetup setup{.model = model,
+                      .stages = stages,
+                      .unit = thresholds_.unit(model),
+                      .next = tiers.endpoint(),
+                      .options = {},
+                      .log = log.callback(),
+                      .keys = tiers.link_keys()};
     setup.options.format = codec_.format();
-    setup.keys = tiers.link_keys();
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());
