@@ -41,6 +41,7 @@ View BatchRunner::gather(const std::vector<Job>& jobs, std::size_t stage, int un
 
 std::vector<Done> BatchRunner::run(std::vector<Job> jobs) {
   std::vector<Done> done(jobs.size());
+  done[0].batch = jobs.size();
   int undecided = 0;
   for (std::size_t i = first_; i < end_; ++i) {
     const Stage& stage = stages_[i];

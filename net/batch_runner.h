@@ -1,6 +1,7 @@
 // What a worker does with a batch: stage after stage, each sample to its own exit.
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,7 @@ enum class Fate {
 struct Done {
   Job job;                      ///< without its input
   Fate fate = Fate::kComputed;  ///< for any other, the rest is empty
+  std::size_t batch = 0;        ///< computed together, said by the first of them; 0 by the others
   bool answers = false;         ///< the last stage that ran is sure, or the last of all
   Decision decision{};          ///< of the last stage that ran
   std::vector<float> probabilities{};

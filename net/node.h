@@ -54,6 +54,7 @@ struct NodeOptions {
 
 struct NodeCounters {
   std::uint64_t requests = 0;       ///< INFER messages that were accepted
+  std::uint64_t batches = 0;        ///< that the workers have computed
   std::uint64_t answers = 0;        ///< RESULT messages, all of them
   std::uint64_t forwarded = 0;      ///< handed to the next tier
   std::uint64_t degraded = 0;       ///< answers with a reason, the next tier's included

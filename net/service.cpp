@@ -218,6 +218,7 @@ void Service::finish(Done done, Clock::time_point now) {
     overloaded(done.job.peer, done.job.request, "the queue is full, and others have less of it");
     return;
   }
+  if (done.batch > 0) count([](NodeCounters& c) { ++c.batches; });
   Verdict own{.request = done.job.request,
               .decision = done.decision,
               .tier = tier_,

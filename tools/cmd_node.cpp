@@ -27,6 +27,9 @@
 namespace offramp::cli {
 namespace {
 
+constexpr int kEdgeBatch = 1, kCloudBatch = 8;
+constexpr std::chrono::milliseconds kLongestBatchDelay{2};
+
 /// The stages of a tier: the edge has the second, the cloud all that follow.
 struct Share {
   int first = 0;
@@ -104,7 +107,8 @@ std::string counters_line(const NodeCounters& counters) {
   return "stopped: " + std::to_string(counters.requests) + " requests, " +
          std::to_string(counters.answers) + " answers" + item(counters.forwarded, "handed on") +
          item(counters.degraded, "degraded") + item(counters.faults, "refused") +
-         item(counters.expired, "expired") + item(malformed, "malformed") +
+         item(counters.expired, "expired") + item(counters.cancelled, "cancelled") +
+         item(malformed, "malformed") + item(counters.struck_out, "peers not heard any more") +
          item(denied, "not let in") + (denied == 0 ? "" : " (" + reasons + ")") +
          item(counters.undeliverable, "undeliverable") +
          item(counters.unmatched, "answers from the next tier too late") +
@@ -135,6 +139,13 @@ class NodeCommand : public Command {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
+    add_count(*app(), "--batch", batch_, 1, 32,
+              "requests that a worker computes together, at most\n[1 at the edge, 8 in the cloud]");
+    app()
+        ->add_option("--batch-delay", batch_delay_,
+                     "how long a worker waits for more of them, up to 2ms;\n"
+                     "0 takes those that are there [0]")
+        ->type_name("TIME");
     codec_.add_to(*app());
     compute_.add_to(*app());
     app()
@@ -147,6 +158,8 @@ class NodeCommand : public Command {
     app()->footer(
         "With --keys, links over TCP are encrypted and only keys of DIR/allow get in;\n"
         "SIGHUP reads that file again. ipc:///PATH needs no keys.\n"
+        "With OFFRAMP_CONV unset, algorithms are chosen for a batch of N: the last bits of an\n"
+        "answer are those of `offramp eval --batch N`.\n"
         "\n"
         "Examples:\n"
         "  offramp node --tier cloud --listen 0.0.0.0:5556 --keys keys/cloud\n"
@@ -163,6 +176,7 @@ class NodeCommand : public Command {
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
     options.listen = parse_listen_endpoint("--listen", listen_);
     options.workers = workers_;
+    options.batch_delay = batch_delay();
     options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
     const std::string next = next_.empty() ? "" : parse_peer_endpoint("--next", next_);
     if (codec_.given() && next.empty()) {
@@ -183,7 +197,7 @@ class NodeCommand : public Command {
                                          model.name + ", found " + next);
     }
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
+        make_stages(model, thresholds_.read(model), compute_.plan(model, batch(options.tier)));
 
     std::optional<PortFile> port_file;
     if (!port_file_.empty()) port_file.emplace(port_file_);
@@ -220,6 +234,23 @@ class NodeCommand : public Command {
   }
 
  private:
+  /// Together, requests keep a worker busier; alone, each is answered sooner.
+  int batch(Tier tier) const {
+    if (batch_ > 0) return batch_;
+    return tier == Tier::kEdge ? kEdgeBatch : kCloudBatch;
+  }
+
+  std::chrono::microseconds batch_delay() const {
+    if (batch_delay_ == "0") return {};
+    const std::chrono::microseconds delay = parse_duration("--batch-delay", batch_delay_);
+    if (delay > kLongestBatchDelay) {
+      throw Error(
+          ErrorKind::kUsage,
+          "--batch-delay: wanted 0, or a duration of at most 2ms, found '" + batch_delay_ + "'");
+    }
+    return delay;
+  }
+
   /// A list that cannot be read changes nothing.
   void reload(Node& node) const {
     try {
@@ -256,6 +287,8 @@ class NodeCommand : public Command {
   CodecOptions codec_;
   ComputeOptions compute_;
   int workers_ = 1;
+  int batch_ = 0;  ///< 0: the tier's own
+  std::string batch_delay_ = "0";
   std::string drain_ = "10s";
   std::string port_file_;
   bool quiet_ = false;
