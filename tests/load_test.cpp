@@ -261,6 +261,62 @@ TEST_CASE("load: with one greedy device, the others keep what they ask for") {
   CHECK(good >= kModest * kEach * 9 / 10);
 }
 
+TEST_CASE("load: asked for three times what it can do, a node does what it can, in time") {
+  const SmallCascade cascade(Thresholds::kNone, 1, 4);
+  NodeOptions options = whole_rest();
+  std::atomic<Clock::rep> worked{0};
+  options.before_compute = [&] {
+    const Clock::time_point begin = Clock::now();
+    std::this_thread::sleep_for(milliseconds(2));
+    worked += (Clock::now() - begin).count();
+  };
+  Node node(cascade.stages(), cascade.id(), options, nullptr, {});
+  // The queue could hold half a second.
+  constexpr milliseconds kBudget{60}, kSlack{40}, kInterval{4};
+  constexpr int kClients = 6, kRounds = 500;
+  std::vector<std::unique_ptr<RawClient>> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.push_back(std::make_unique<RawClient>(node.endpoint()));
+    join(*clients.back(), cascade);
+  }
+  std::map<RequestId, Clock::time_point> sent;
+  int good = 0, late = 0, refused = 0, retry_later = 0;
+  const auto listen = [&](milliseconds patience) {
+    for (const auto& client : clients) {
+      while (const std::optional<Message> message = client->receive(patience)) {
+        if (const auto* verdict = std::get_if<Verdict>(&*message)) {
+          const bool in_time = Clock::now() - sent.at(verdict->request) < kBudget + kSlack;
+          ++(in_time ? good : late);
+        } else if (const auto* fault = std::get_if<Fault>(&*message)) {
+          ++refused;
+          if (fault->retry_after_us > 0) ++retry_later;
+        }
+      }
+    }
+  };
+  const Clock::time_point begin = Clock::now();
+  std::uint64_t number = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    for (const auto& client : clients) {
+      Handoff handoff = handoff_of(cascade, number++);
+      handoff.budget_us = static_cast<std::uint32_t>(kBudget / std::chrono::microseconds(1));
+      sent[handoff.request] = Clock::now();
+      client->send(std::move(handoff));
+    }
+    listen(milliseconds(0));
+    std::this_thread::sleep_until(begin + (round + 1) * kInterval);
+  }
+  const Clock::duration busy = Clock::now() - begin;
+  listen(milliseconds(200));
+  const double share = static_cast<double>(worked) / static_cast<double>(busy.count());
+  MESSAGE(good, " in time, ", late, " late, ", refused, " refused; at work for ", share);
+  CHECK(share >= 0.7);
+  CHECK(late <= good / 5);
+  CHECK(refused > good / 2);
+  CHECK(retry_later > refused / 2);
+  CHECK(good + late + refused == kClients * kRounds);
+}
+
 TEST_CASE("load: after three malformed messages a connection is not heard, and others are") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
