@@ -317,6 +317,32 @@ TEST_CASE("load: asked for three times what it can do, a node does what it can, 
   CHECK(good + late + refused == kClients * kRounds);
 }
 
+TEST_CASE("load: stopping a crowded node in the middle of its batches loses nothing") {
+  const SmallCascade cascade(Thresholds::kNone, 50, 8);
+  NodeOptions options = whole_rest();
+  options.workers = 2;
+  options.batch_delay = std::chrono::microseconds(500);
+  options.before_compute = [] { std::this_thread::sleep_for(milliseconds(1)); };
+  Node node(cascade.stages(), cascade.id(), options, nullptr, {});
+  std::thread stopper([&] {
+    wait_until([&] { return node.counters().answers > 100; });
+    node.stop();
+  });
+  Device device(
+      cascade.stages(), cascade.id(),
+      {.deadline = milliseconds(120000), .connect_grace = milliseconds(5000), .window = 64},
+      connect_zmq(node.endpoint(), link_identity(cascade.stages(), cascade.id(), 1)), {});
+  const auto outcomes = run_all(device, cascade, 2000);
+  stopper.join();
+  const NodeCounters counters = node.counters();
+  CHECK(counters.requests == counters.answers);
+  CHECK(counters.batches < counters.requests / 2);
+  CHECK(counters.undeliverable == 0);
+  CHECK(count_reason(outcomes, Reason::kNone) == counters.answers);
+  CHECK(count_reason(outcomes, Reason::kDraining) > 0);
+  CHECK(count_reason(outcomes, Reason::kPeerLost) == 0);
+}
+
 TEST_CASE("load: after three malformed messages a connection is not heard, and others are") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
