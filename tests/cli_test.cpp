@@ -645,6 +645,9 @@ TEST_CASE("a node refuses what it cannot serve") {
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--next", "127.0.0.1:1"}),
                 kUsage, "--next");
   check_refusal(node({"--tier", "edge", "--listen", "nonsense"}), kUsage, "nonsense");
+  check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--batch", "33"}), kUsage, "33");
+  check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--batch-delay", "3ms"}), kUsage,
+                "3ms");
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--codec", "u8"}), kUsage,
                 "--codec");
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:99999"}), kUsage, "99999");
