@@ -40,6 +40,7 @@ struct LinkUp {
 /// All requests that are away are lost: no Verdict and no Fault will come for them.
 struct LinkDown {
   std::string why;
+  bool silent = false;  ///< the connection stands, and the node does not answer
 };
 /// The next tier has refused to talk: a mistake in the configuration.
 struct LinkRefused {
@@ -53,6 +54,14 @@ struct LinkBarred {
   std::string why;  ///< one line naming the endpoint
 };
 
+/// What a node's last PONG has said of it.
+struct LinkLoad {
+  Clock::time_point at{};                ///< when it came; none has while this is 0
+  std::uint32_t queue_depth = 0;         ///< requests that waited for a worker
+  std::chrono::microseconds service{0};  ///< median that a worker takes; 0: it does not say
+  int workers = 0;                       ///< 0: it does not say
+};
+
 using LinkEvent = std::variant<Verdict, Fault, LinkUp, LinkDown, LinkRefused, LinkBarred>;
 
 class Channel {
@@ -62,7 +71,11 @@ class Channel {
   /// Sends, and never blocks. False, with nothing sent, unless the link is up and has room. Each
   /// request that was sent leads to exactly one Verdict or Fault with its id, or to a LinkDown. On
   /// success `sent_bytes` holds the size of both frames.
-  virtual bool submit(Handoff handoff, std::uint32_t& sent_bytes) = 0;
+  virtual bool submit(const Handoff& handoff, std::uint32_t& sent_bytes) = 0;
+
+  /// Nobody waits for this answer any more: says so to a node that understands it. An answer may
+  /// come none the less.
+  virtual void cancel(const RequestId& request) = 0;
 
   /// Reads what has come, pings, reconnects; appends to `events`. Never blocks.
   virtual void service(Clock::time_point now, std::vector<LinkEvent>& events) = 0;
@@ -72,8 +85,9 @@ class Channel {
   virtual Clock::time_point due() const = 0;
 
   virtual LinkState state() const = 0;
-  /// Requests that may be away at once, as the next tier has said; 0 before its WELCOME.
+  /// Requests that may be away at once, as the next tier has said last; 0 before its WELCOME.
   virtual int window() const = 0;
+  virtual LinkLoad load() const = 0;
   /// Smoothed time there and back without the work in between; 0 when not yet measured.
   virtual std::chrono::microseconds round_trip() const = 0;
   /// For messages: "tcp://10.0.0.2:7001".

@@ -1,24 +1,17 @@
 #include "net/device.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <utility>
 
 #include "engine/error.h"
 #include "engine/thread_pool.h"
 #include "net/elapsed.h"
-#include "net/node.h"
+#include "net/tensor_codec.h"
+#include "net/upstream.h"
 
 namespace offramp {
 namespace {
-
-// A picture that the next tier has.
-struct Away {
-  std::size_t index = 0;
-  Outcome own;  ///< what the device answers if nothing better comes
-  Clock::time_point ready, submitted, answer_by;
-};
 
 std::uint64_t at_tier_us(const Hop& hop) {
   return std::uint64_t{hop.queue_us} + hop.compute_us + hop.wait_us;
@@ -34,6 +27,16 @@ std::uint64_t on_the_wire_us(const std::vector<Hop>& hops) {
   return sum;
 }
 
+Outcome outcome_of(Verdict verdict) {
+  Outcome outcome{.decision = verdict.decision,
+                  .tier = verdict.tier,
+                  .degraded = verdict.degraded,
+                  .probabilities = std::move(verdict.probabilities),
+                  .hops = std::move(verdict.hops)};
+  outcome.wire_us = on_the_wire_us(outcome.hops);
+  return outcome;
+}
+
 }  // namespace
 
 std::uint64_t Outcome::bytes_sent() const {
@@ -43,53 +46,41 @@ std::uint64_t Outcome::bytes_sent() const {
 }
 
 struct Device::Impl {
-  Impl(std::span<const Stage> all_stages, const ModelId& model_id,
-       const DeviceOptions& device_options, std::unique_ptr<Channel> next_tier, Log log_callback)
+  Impl(std::span<const Stage> all_stages, const ModelId& model, const DeviceOptions& device_options,
+       NextNodes next, Log log_callback)
       : stages(all_stages),
-        model(wire_model_id(model_id)),
         options(device_options),
-        next(std::move(next_tier)),
         log(std::move(log_callback)),
         pool(stages[0].plan().threads()),
         memory(stages[0].make_memory()),
         input(stages[0].plan().input_shape().elements()),
-        session(random_session()) {
+        upstream(std::move(next), options.policy, wire_model_id(model), 1, log) {
     memory.pool = &pool;
   }
 
   void run(std::size_t count, const Source& source);
   void classify(std::size_t index);
-  Reason hand_on(std::size_t index, Outcome& own, const View& carry, Clock::time_point ready);
+  Reason hand_on(std::size_t index, Verdict& own, const View& carry, Clock::time_point ready);
   void await_link(Clock::time_point until);
   void make_room();
   void pump(Clock::time_point until);
-  void handle(LinkEvent event, Clock::time_point now);
-  void next_answered(Verdict verdict, Clock::time_point now);
-  void settle(std::map<RequestId, Away>::iterator request, Reason reason, Clock::time_point now);
   void give(std::size_t index, Outcome outcome, Clock::time_point ready);
-  Clock::time_point earliest_deadline() const;
-  std::size_t window() const;
   void say(LogLevel level, const std::string& line) const {
     if (log) log(level, line);
   }
 
   std::span<const Stage> stages;
-  WireModelId model;
   DeviceOptions options;
-  std::unique_ptr<Channel> next;
   Log log;
   ThreadPool pool;
   StageMemory memory;
   Buffer input;
-  std::uint64_t session;
-  std::uint64_t next_request = 0;
+  Upstream upstream;
   /// Until then an absent next tier is waited for; none before it has been needed.
   std::optional<Clock::time_point> grace_ends;
   Clock::duration busy{};  ///< what the last picture took to read and to run
   bool told_absent = false;
   const Sink* sink = nullptr;  ///< of the run() that is going on
-  std::map<RequestId, Away> away;
-  std::uint64_t late = 0;
 };
 
 void Device::Impl::run(std::size_t count, const Source& source) {
@@ -100,7 +91,7 @@ void Device::Impl::run(std::size_t count, const Source& source) {
     if (source(index, pixels)) classify(index);
     busy = Clock::now() - begin;
   }
-  while (!away.empty()) pump(earliest_deadline());
+  while (upstream.away() > 0) pump(upstream.earliest_deadline());
 }
 
 void Device::Impl::classify(std::size_t index) {
@@ -108,157 +99,93 @@ void Device::Impl::classify(std::size_t index) {
   const Stage& stage = stages[0];
   const View picture{.data = input.data(), .batch = 1, .shape = stage.plan().input_shape()};
   const Stage::Outcome outcome = stage.step(picture, memory);
-  Outcome own;
-  own.decision = outcome.decisions[0];
-  own.probabilities.assign(outcome.probabilities.begin(), outcome.probabilities.end());
-  own.hops.push_back(Hop{.tier = Tier::kDevice, .compute_us = elapsed_us(ready, Clock::now())});
-  if (!stage.answers(own.decision)) {
-    own.degraded = hand_on(index, own, outcome.carry, ready);
-    if (own.degraded == Reason::kNone) return;
+  Verdict own{.decision = outcome.decisions[0],
+              .tier = Tier::kDevice,
+              .hops = {Hop{.tier = Tier::kDevice, .compute_us = elapsed_us(ready, Clock::now())}},
+              .probabilities = {outcome.probabilities.begin(), outcome.probabilities.end()}};
+  const bool sure = stage.answers(own.decision);
+  const bool local = !sure && options.policy == Policy::kLocalOnly;
+  if (!sure && !local) {
+    const Reason obstacle = hand_on(index, own, outcome.carry, ready);
+    if (obstacle == Reason::kNone) return;
+    own.degraded = obstacle;
   }
-  give(index, std::move(own), ready);
+  Outcome alone = outcome_of(std::move(own));
+  alone.local = local;
+  give(index, std::move(alone), ready);
 }
 
-// Gives the picture to the next tier and keeps `own` for the worst case; or says why it cannot.
-Reason Device::Impl::hand_on(std::size_t index, Outcome& own, const View& carry,
+// Gives the picture to the next tier and `own` with it, for the worst case; or says why it cannot.
+Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
                              Clock::time_point ready) {
-  if (!next) return Reason::kNoNext;
+  if (upstream.none()) return Reason::kNoNext;
   const Clock::time_point answer_by = ready + options.deadline;
   if (!grace_ends) grace_ends = Clock::now() + options.connect_grace;
   await_link(std::min(*grace_ends, answer_by - kTimerMargin));
-  if (next->state() == LinkState::kDraining) return Reason::kDraining;
-  if (next->state() != LinkState::kUp) {
-    if (!std::exchange(told_absent, true))
-      say(LogLevel::kWarning, next->endpoint() + " does not answer: the device answers alone");
-    return Reason::kDisconnected;
-  }
-  // Before the time is taken: what encoding costs is no longer there for the next tier.
-  WireTensor tensor = encode_tensor(carry, options.format);
-  const Clock::time_point now = Clock::now();
-  const auto budget = budget_for_next(now, answer_by, next->round_trip());
-  if (budget <= Clock::duration::zero()) return Reason::kLate;
-  const RequestId id = make_request_id(session, next_request++);
-  const bool sent = next->submit(Handoff{.request = id,
-                                         .model = model,
-                                         .cut = 1,
-                                         .attempt = 0,
-                                         .hop = 0,
-                                         .budget_us = to_us(budget),
-                                         .tensor = std::move(tensor)},
-                                 own.hops[0].sent_bytes);
-  if (!sent) return Reason::kDisconnected;
-  away.emplace(id, Away{.index = index,
-                        .own = std::move(own),
-                        .ready = ready,
-                        .submitted = now,
-                        .answer_by = answer_by});
-  return Reason::kNone;
+  const Reason obstacle = upstream.obstacle(answer_by, Clock::now());
+  if (obstacle == Reason::kDisconnected && !std::exchange(told_absent, true))
+    say(LogLevel::kWarning, upstream.endpoints() + " does not answer: the device answers alone");
+  if (obstacle != Reason::kNone) return obstacle;
+  Request request{.ticket = index,
+                  .own = std::move(own),
+                  .tensor = encode_tensor(carry, options.format),
+                  .hop = 0,
+                  .answer_by = answer_by};
+  // Only now, as what encoding costs is no longer there for the next tier.
+  const Reason reason = upstream.hand_on(request, Clock::now());
+  if (reason != Reason::kNone) own = std::move(request.own);
+  return reason;
 }
 
 // In the first moments an absent next tier may only be late to start.
 void Device::Impl::await_link(Clock::time_point until) {
-  while (next->state() != LinkState::kUp && Clock::now() < until) pump(until);
-}
-
-std::size_t Device::Impl::window() const {
-  const int announced = next && next->state() == LinkState::kUp ? next->window() : options.window;
-  return static_cast<std::size_t>(std::max(1, std::min(options.window, announced)));
+  while (!upstream.up() && Clock::now() < until) pump(until);
 }
 
 // Waits until one more picture may be away, and no deadline falls into the time it takes to run it.
 void Device::Impl::make_room() {
   pump(Clock::now());
-  while (!away.empty() &&
-         (away.size() >= window() || earliest_deadline() < Clock::now() + 2 * busy))
-    pump(earliest_deadline());
-}
-
-Clock::time_point Device::Impl::earliest_deadline() const {
-  Clock::time_point earliest = Clock::time_point::max();
-  for (const auto& [id, request] : away)
-    earliest = std::min(earliest, request.answer_by - kTimerMargin);
-  return earliest;
+  const auto window = static_cast<std::size_t>(std::max(1, options.window));
+  while (upstream.away() > 0 && (upstream.away() >= window || upstream.full(Clock::now()) ||
+                                 upstream.earliest_deadline() < Clock::now() + 2 * busy))
+    pump(upstream.earliest_deadline());
 }
 
 // Waits for the next event, at most until `until`, and handles all there are.
 void Device::Impl::pump(Clock::time_point until) {
-  if (!next) return;
+  if (upstream.none()) return;
   if (until > Clock::now()) {
     std::vector<Waitable> items;
-    next->waitables(items);
-    wait_readable(items, std::min({until, next->due(), earliest_deadline()}));
+    upstream.waitables(items);
+    wait_readable(items, std::min(until, upstream.due()));
   }
   const Clock::time_point now = Clock::now();
-  std::vector<LinkEvent> events;
-  next->service(now, events);
-  for (LinkEvent& event : events) handle(std::move(event), now);
-  for (auto it = away.begin(); it != away.end();) {
-    const auto request = it++;
-    if (now >= request->second.answer_by - kTimerMargin) settle(request, Reason::kLate, now);
+  std::vector<Settled> settled;
+  upstream.service(now, settled);
+  for (Settled& each : settled)
+    give(each.ticket, outcome_of(std::move(each.verdict)), each.answer_by - options.deadline);
+  if (const auto refusal = upstream.take_refusal()) {
+    const bool version = refusal->fault.code == FaultCode::kVersion;
+    throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refusal->why);
   }
-}
-
-void Device::Impl::handle(LinkEvent event, Clock::time_point now) {
-  if (auto* verdict = std::get_if<Verdict>(&event)) {
-    next_answered(std::move(*verdict), now);
-  } else if (const auto* fault = std::get_if<Fault>(&event)) {
-    const auto found = away.find(fault->request);
-    if (found == away.end())
-      ++late;
-    else
-      settle(found, reason_of(fault->code), now);
-  } else if (const auto* down = std::get_if<LinkDown>(&event)) {
-    say(LogLevel::kWarning, "next tier lost: " + down->why);
-    while (!away.empty()) settle(away.begin(), Reason::kPeerLost, now);
-  } else if (std::holds_alternative<LinkUp>(event)) {
-    told_absent = false;
-    grace_ends = now;  // it was there: when it goes, nothing is waited for
-    say(LogLevel::kInfo, "next tier connected: " + next->endpoint());
-  } else if (const auto* barred = std::get_if<LinkBarred>(&event)) {
-    say(LogLevel::kError, barred->why);
-  } else if (const auto* refused = std::get_if<LinkRefused>(&event)) {
-    const bool version = refused->fault.code == FaultCode::kVersion;
-    throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refused->why);
-  }
-}
-
-void Device::Impl::next_answered(Verdict verdict, Clock::time_point now) {
-  const auto found = away.find(verdict.request);
-  if (found == away.end()) {
-    ++late;
-    return;
-  }
-  Away request = std::move(found->second);
-  away.erase(found);
-  Outcome outcome{.decision = verdict.decision,
-                  .tier = verdict.tier,
-                  .degraded = verdict.degraded,
-                  .probabilities = std::move(verdict.probabilities),
-                  .hops = std::move(request.own.hops)};
-  outcome.hops[0].wait_us = elapsed_us(request.submitted, now);
-  outcome.hops.insert(outcome.hops.end(), verdict.hops.begin(), verdict.hops.end());
-  outcome.wire_us = on_the_wire_us(outcome.hops);
-  give(request.index, std::move(outcome), request.ready);
-}
-
-// Answers a picture that is away with the device's own decision.
-void Device::Impl::settle(std::map<RequestId, Away>::iterator request, Reason reason,
-                          Clock::time_point now) {
-  Away settled = std::move(request->second);
-  away.erase(request);
-  settled.own.degraded = reason;
-  settled.own.hops[0].wait_us = elapsed_us(settled.submitted, now);
-  settled.own.wire_us = on_the_wire_us(settled.own.hops);
-  give(settled.index, std::move(settled.own), settled.ready);
+  if (!upstream.up()) return;
+  told_absent = false;
+  if (!grace_ends) grace_ends = now;  // it was there: when it goes, nothing is waited for
+  grace_ends = std::min(*grace_ends, now);
 }
 
 void Device::Impl::give(std::size_t index, Outcome outcome, Clock::time_point ready) {
+  if (options.policy == Policy::kStrict && outcome.degraded != Reason::kNone) {
+    outcome.answered = false;
+    outcome.decision = {};
+    outcome.probabilities.clear();
+  }
   outcome.total_us = elapsed_us(ready, Clock::now());
   (*sink)(index, outcome);
 }
 
 Device::Device(std::span<const Stage> stages, const ModelId& model, const DeviceOptions& options,
-               std::unique_ptr<Channel> next, Log log)
+               NextNodes next, Log log)
     : impl_(std::make_unique<Impl>(stages, model, options, std::move(next), std::move(log))) {}
 
 Device::~Device() = default;
@@ -268,11 +195,14 @@ void Device::run(std::size_t count, const Source& source, const Sink& sink) {
   try {
     impl_->run(count, source);
   } catch (...) {
-    impl_->away.clear();
+    std::vector<Settled> nobodys;
+    impl_->upstream.give_up(Reason::kLate, Clock::now(), nobodys);
     throw;
   }
 }
 
-std::uint64_t Device::late_answers() const { return impl_->late; }
+std::uint64_t Device::late_answers() const { return impl_->upstream.unmatched(); }
+
+std::vector<LinkStatus> Device::links() const { return impl_->upstream.links(Clock::now()); }
 
 }  // namespace offramp

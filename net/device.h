@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "engine/cascade.h"
-#include "net/channel.h"
 #include "net/log.h"
+#include "net/next_nodes.h"
+#include "net/policy.h"
+#include "net/replica.h"
 #include "net/tensor_codec.h"
 
 namespace offramp {
@@ -24,14 +26,19 @@ struct DeviceOptions {
   /// pictures that need it are answered at once. So the order in which tiers are started does not
   /// matter.
   std::chrono::milliseconds connect_grace{500};
-  int window = 8;         ///< pictures away at once
+  int window = 8;  ///< pictures away at once
+  Policy policy = Policy::kBalanced;
   TensorFormat format{};  ///< of what is handed on
 };
 
 struct Outcome {
-  Decision decision;                   ///< decision.exit says which exit answered
-  Tier tier = Tier::kDevice;           ///< who answered
-  Reason degraded = Reason::kNone;     ///< kNone: the answer of the whole cascade
+  Decision decision;                ///< decision.exit says which exit answered
+  Tier tier = Tier::kDevice;        ///< who answered
+  Reason degraded = Reason::kNone;  ///< kNone: the answer of the whole cascade
+  /// False with kStrict alone: there is no answer, `decision` is empty and `degraded` says why.
+  bool answered = true;
+  /// With kLocalOnly: the exit was not sure, and nobody else was to be asked.
+  bool local = false;
   std::vector<float> probabilities{};  ///< [classes]
   /// The device first, then each tier the answer came from; sent_bytes and compute_us are in here.
   std::vector<Hop> hops{};
@@ -49,18 +56,22 @@ class Device {
   /// Gets each picture's outcome when it is known, in no particular order.
   using Sink = std::function<void(std::size_t index, const Outcome& outcome)>;
 
-  /// `stages` are all of the model's and outlive the device. `next` may be null.
+  /// `stages` are all of the model's and outlive the device. `next` may be empty. Throws what
+  /// dialling its nodes does.
   Device(std::span<const Stage> stages, const ModelId& model, const DeviceOptions& options,
-         std::unique_ptr<Channel> next, Log log);
+         NextNodes next, Log log);
   ~Device();
 
   /// Classifies pictures 0..count-1. Calls `source` and `sink` from the calling thread. Throws
-  /// Error{kBadModel} when the next tier runs another model, naming both; and what `source` throws.
+  /// Error{kBadModel} when all nodes of the next tier run another model, naming both; and what
+  /// `source` throws.
   /// After a throw, pictures without an outcome have none.
   void run(std::size_t count, const Source& source, const Sink& sink);
 
   /// Answers of the next tier that came too late, or twice, and were dropped.
   std::uint64_t late_answers() const;
+  /// How the links to the next tier's nodes stand. From the thread that runs.
+  std::vector<LinkStatus> links() const;
 
  private:
   struct Impl;

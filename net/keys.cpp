@@ -25,7 +25,6 @@ using KeyText = std::array<char, kKeyCharacters + 1>;
 constexpr std::string_view kSecretPrefix = "secret-key ";
 constexpr const char* kWantedSecret =
     "wanted a secret key (\"secret-key\" and 40 characters of Z85)";
-constexpr const char* kWantedPublic = "wanted a public key (40 characters of Z85)";
 constexpr std::size_t kMaxKeyFile = 4096;
 
 class Descriptor {
@@ -181,14 +180,6 @@ KeyPair read_key_pair(const fs::path& path) {
     refuse("one without a public key");
   return {PublicKey(std::get<KeyBytes>(decode(public_text.data()))),
           SecretKey(std::get<KeyBytes>(decoded))};
-}
-
-PublicKey read_public_key(const fs::path& path) {
-  const std::string file = read_guarded_file(path, "a public key", kMaxKeyFile, S_IWOTH);
-  auto parsed = parse_public_key(without_line_end(file));
-  if (auto* key = std::get_if<PublicKey>(&parsed)) return std::move(*key);
-  throw Error(kBadKeys,
-              path.string() + ": " + kWantedPublic + ", found " + std::get<std::string>(parsed));
 }
 
 void write_key_pair(const fs::path& path, const KeyPair& pair, bool replace) {

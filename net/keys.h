@@ -71,9 +71,6 @@ std::variant<PublicKey, std::string> parse_public_key(std::string_view text);
 /// when its owner is neither root nor this user.
 KeyPair read_key_pair(const std::filesystem::path& path);
 
-/// Throws Error{kMissingInput}, Error{kBadKeys}; also for a file that everybody may write.
-PublicKey read_public_key(const std::filesystem::path& path);
-
 /// Writes the secret key to `path` (mode 0600) and the public one to `path`.pub. With `replace`,
 /// both files are replaced, each at once and only when both could be written; otherwise neither may
 /// exist. Throws Error{kCannotWrite}.

@@ -33,22 +33,24 @@ void LinkSession::connected(Clock::time_point now) {
   state_ = LinkState::kConnecting;
   left_ = false;
   unanswered_ = 0;
-  away_ = 0;
+  away_.clear();
+  load_ = {};
   due_ = now;
 }
 
-void LinkSession::disconnected(const std::string& why, std::vector<LinkEvent>& events) {
+void LinkSession::disconnected(const std::string& why, bool silent,
+                               std::vector<LinkEvent>& events) {
   connected_ = false;
   left_ = false;
   state_ = LinkState::kDown;
   due_ = Clock::time_point::max();
-  if (std::exchange(announced_, false)) events.push_back(LinkDown{endpoint_ + ": " + why});
+  if (std::exchange(announced_, false)) events.push_back(LinkDown{endpoint_ + ": " + why, silent});
 }
 
 void LinkSession::received(Message message, Clock::time_point now, std::vector<LinkEvent>& events) {
   unanswered_ = 0;
   if (auto* verdict = std::get_if<Verdict>(&message)) {
-    answered();
+    away_.erase(verdict->request);
     events.push_back(std::move(*verdict));
   } else if (auto* fault = std::get_if<Fault>(&message)) {
     receive(std::move(*fault), now, events);
@@ -56,6 +58,8 @@ void LinkSession::received(Message message, Clock::time_point now, std::vector<L
     receive(*welcome, now, events);
   } else if (const auto* pong = std::get_if<Pong>(&message)) {
     receive(*pong, now);
+  } else if (const auto* credit = std::get_if<Credit>(&message)) {
+    if (state_ == LinkState::kUp) window_ = credit->window;
   } else if (std::holds_alternative<Drain>(message) && state_ == LinkState::kUp) {
     state_ = LinkState::kDraining;
   }
@@ -65,7 +69,7 @@ void LinkSession::received(Message message, Clock::time_point now, std::vector<L
 // A node that drains keeps the connection for answers that were not read yet: they would be lost
 // with it. BYE says that all have been.
 void LinkSession::leave_when_done(Clock::time_point now) {
-  if (state_ != LinkState::kDraining || away_ > 0 || left_) return;
+  if (state_ != LinkState::kDraining || !away_.empty() || left_) return;
   left_ = send_(Bye{});
   if (left_) due_ = now + times_.ping_idle;
 }
@@ -84,6 +88,7 @@ void LinkSession::receive(const Welcome& welcome, Clock::time_point now,
   state_ = LinkState::kUp;
   announced_ = true;
   window_ = welcome.window;
+  minor_ = welcome.minor;
   due_ = now;  // the first ping measures the round trip
   events.push_back(LinkUp{welcome});
 }
@@ -108,7 +113,7 @@ void LinkSession::receive(Fault fault, Clock::time_point now, std::vector<LinkEv
       break;
   }
   if (fault.request == RequestId{}) return;
-  answered();
+  away_.erase(fault.request);
   events.push_back(std::move(fault));
 }
 
@@ -118,6 +123,15 @@ void LinkSession::receive(const Pong& pong, Clock::time_point now) {
   const microseconds sample = std::max(microseconds{1}, away - microseconds{pong.held_us});
   // TCP's smoothing (RFC 6298): an eighth of each new sample.
   round_trip_ = round_trip_.count() == 0 ? sample : (7 * round_trip_ + sample) / 8;
+  load_ = {.at = now,
+           .queue_depth = pong.queue_depth,
+           .service = microseconds{pong.service_us},
+           .workers = pong.workers};
+}
+
+void LinkSession::cancel(const RequestId& request) {
+  if (away_.erase(request) == 0 || minor_ < kMinorOfCredit) return;
+  static_cast<void>(send_(Cancel{.request = request}));
 }
 
 void LinkSession::received_other_version(int major, std::vector<LinkEvent>& events) {
@@ -129,13 +143,14 @@ void LinkSession::received_other_version(int major, std::vector<LinkEvent>& even
 
 void LinkSession::refuse(Fault fault, std::string why, std::vector<LinkEvent>& events) {
   if (state_ == LinkState::kMismatched) return;
-  if (std::exchange(announced_, false)) events.push_back(LinkDown{why});
+  if (std::exchange(announced_, false)) events.push_back(LinkDown{.why = why});
   state_ = LinkState::kMismatched;
   due_ = Clock::time_point::max();
   events.push_back(LinkRefused{std::move(fault), std::move(why)});
 }
 
 bool LinkSession::tick(Clock::time_point now) {
+  leave_when_done(now);
   if (left_) return now < due_;
   const bool up = state_ == LinkState::kUp || state_ == LinkState::kDraining;
   // A submit after a quiet time brings the next ping forward.

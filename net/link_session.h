@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,11 +24,14 @@ class LinkSession {
               std::function<bool(Message)> send);
 
   void connected(Clock::time_point now);
-  void disconnected(const std::string& why, std::vector<LinkEvent>& events);
+  /// `silent`: the peer does not answer, though the connection stands.
+  void disconnected(const std::string& why, bool silent, std::vector<LinkEvent>& events);
   void received(Message message, Clock::time_point now, std::vector<LinkEvent>& events);
   /// The peer spoke another major version of the protocol.
   void received_other_version(int major, std::vector<LinkEvent>& events);
-  void submitted() { ++away_; }
+  void submitted(const RequestId& request) { away_.insert(request); }
+  /// Nobody waits for it any more; a peer that knows CANCEL is told.
+  void cancel(const RequestId& request);
 
   /// Sends what is due. False when the peer has been silent for too long: the carrier is then to
   /// drop the connection, call disconnected() and connect again.
@@ -36,6 +40,7 @@ class LinkSession {
 
   LinkState state() const { return state_; }
   int window() const { return window_; }
+  LinkLoad load() const { return load_; }
   std::chrono::microseconds round_trip() const { return round_trip_; }
   const std::string& endpoint() const { return endpoint_; }
 
@@ -44,12 +49,11 @@ class LinkSession {
   void receive(Fault fault, Clock::time_point now, std::vector<LinkEvent>& events);
   void receive(const Pong& pong, Clock::time_point now);
   void refuse(Fault fault, std::string why, std::vector<LinkEvent>& events);
-  void answered() { away_ -= away_ > 0 ? 1 : 0; }
   void leave_when_done(Clock::time_point now);
   bool greeting() const { return connected_ && state_ == LinkState::kConnecting; }
   /// Shorter while answers are missing.
   Clock::duration ping_interval() const {
-    return away_ > 0 ? times_.ping_active : times_.ping_idle;
+    return !away_.empty() ? times_.ping_active : times_.ping_idle;
   }
 
   std::string endpoint_;
@@ -65,7 +69,9 @@ class LinkSession {
   int unanswered_ = 0;
   std::uint64_t ping_sequence_ = 0;
   Clock::time_point ping_sent_{};
-  std::uint64_t away_ = 0;  ///< requests of this connection without an answer
+  std::set<RequestId> away_;  ///< requests of this connection without an answer
+  std::uint8_t minor_ = 0;    ///< of the peer's version
+  LinkLoad load_;
   Clock::time_point due_ = Clock::time_point::max();
   std::chrono::microseconds round_trip_{0};
 };

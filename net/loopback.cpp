@@ -26,14 +26,16 @@ class LoopbackChannel final : public Channel {
 
   ~LoopbackChannel() override { send(Bye{}); }
 
-  bool submit(Handoff handoff, std::uint32_t& sent_bytes) override {
+  bool submit(const Handoff& handoff, std::uint32_t& sent_bytes) override {
     const auto bytes =
         static_cast<std::uint32_t>(kFixedHeaderBytes + handoff.tensor.payload.size());
-    if (session_.state() != LinkState::kUp || !send(std::move(handoff))) return false;
+    if (session_.state() != LinkState::kUp || !send(handoff)) return false;
     sent_bytes = bytes;
-    session_.submitted();
+    session_.submitted(handoff.request);
     return true;
   }
+
+  void cancel(const RequestId& request) override { session_.cancel(request); }
 
   void service(Clock::time_point now, std::vector<LinkEvent>& events) override {
     cable_.client_event.clear();
@@ -48,7 +50,7 @@ class LoopbackChannel final : public Channel {
     }
     for (Message& message : messages) session_.received(std::move(message), now, events);
     if (connected_ && (!there || generation != generation_)) {
-      session_.disconnected("connection lost", events);
+      session_.disconnected("connection lost", false, events);
       connected_ = false;
     }
     if (there && !connected_) {
@@ -57,7 +59,7 @@ class LoopbackChannel final : public Channel {
       generation_ = generation;
     }
     if (!session_.tick(now)) {
-      session_.disconnected("no sign of life", events);
+      session_.disconnected("no sign of life", true, events);
       connected_ = false;
     }
   }
@@ -69,6 +71,7 @@ class LoopbackChannel final : public Channel {
   Clock::time_point due() const override { return session_.due(); }
   LinkState state() const override { return session_.state(); }
   int window() const override { return session_.window(); }
+  LinkLoad load() const override { return session_.load(); }
   std::chrono::microseconds round_trip() const override { return session_.round_trip(); }
   const std::string& endpoint() const override { return session_.endpoint(); }
 

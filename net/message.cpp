@@ -155,6 +155,17 @@ struct Encoder {
   }
   Type operator()(const Drain&) { return Type::kDrain; }
   Type operator()(const Bye&) { return Type::kBye; }
+
+  // Call after the message itself.
+  std::vector<std::uint8_t> header(Type type) {
+    const std::vector<std::uint8_t> written = items.take();
+    f.type = static_cast<std::uint8_t>(type);
+    f.header_bytes = static_cast<std::uint16_t>(kFixedHeaderBytes + written.size());
+    ByteWriter out;
+    write(out, f);
+    out.raw(written);
+    return out.take();
+  }
 };
 
 }  // namespace
@@ -195,16 +206,15 @@ std::string short_id(const WireModelId& id) {
 Frames encode(Message message) {
   Encoder encoder;
   const Type type = std::visit(encoder, std::as_const(message));
-  const std::vector<std::uint8_t> items = encoder.items.take();
-  encoder.f.type = static_cast<std::uint8_t>(type);
-  encoder.f.header_bytes = static_cast<std::uint16_t>(kFixedHeaderBytes + items.size());
-  ByteWriter header;
-  write(header, encoder.f);
-  header.raw(items);
-  Frames frames{.header = header.take(), .payload = {}};
+  Frames frames{.header = encoder.header(type), .payload = {}};
   if (Handoff* handoff = std::get_if<Handoff>(&message))
     frames.payload = std::move(handoff->tensor.payload);
   return frames;
+}
+
+std::vector<std::uint8_t> encode_header(const Handoff& handoff) {
+  Encoder encoder;
+  return encoder.header(encoder(handoff));
 }
 
 }  // namespace offramp

@@ -66,12 +66,13 @@ enum class FaultCode : std::uint16_t {
   kNoSession = 3,      ///< say HELLO (again)
   kOverloaded = 4,
   kDraining = 5,
-  kExpired = 6,    ///< the budget had run out when the work left the queue
+  kExpired = 6,    ///< the budget had run out when the work left the queue, or ran out later
   kBadTensor = 7,  ///< payload of a wrong size, or that is not finite numbers of its dtype
-  kNoAnswer = 8,   ///< the last exit's entropy is not a number
+  kNoAnswer = 8,  ///< the last exit's entropy is not a number, or a strict tier has no whole answer
 };
 const char* fault_name(FaultCode code);  ///< "version", "model mismatch", ...
 Reason reason_of(FaultCode code);        ///< how a tier that falls back on its own answer names it
+FaultCode fault_of(Reason reason);       ///< how a tier that gives no answer says why
 
 /// How a tensor's elements are written. kPixels is the picture as it was before it was normalised,
 /// since version 1.2; it stands at cut 0 alone.
@@ -237,6 +238,9 @@ struct DecodeLimits {
 
 /// The payload is moved out of a Handoff.
 Frames encode(Message message);
+/// The header alone. The payload frame is `handoff.tensor.payload` as it stands, so that it can be
+/// sent again.
+std::vector<std::uint8_t> encode_header(const Handoff& handoff);
 
 [[nodiscard]] std::variant<Message, Malformed> decode(std::span<const std::uint8_t> header,
                                                       std::span<const std::uint8_t> payload,

@@ -82,6 +82,26 @@ Reason reason_of(FaultCode code) {
   return Reason::kRefused;
 }
 
+// Never one of the codes that are about the connection: they would end it.
+FaultCode fault_of(Reason reason) {
+  switch (reason) {
+    case Reason::kLate:
+    case Reason::kExpired:
+      return FaultCode::kExpired;
+    case Reason::kOverloaded:
+      return FaultCode::kOverloaded;
+    case Reason::kNone:
+    case Reason::kNoNext:
+    case Reason::kDisconnected:
+    case Reason::kPeerLost:
+    case Reason::kDraining:
+    case Reason::kModelMismatch:
+    case Reason::kRefused:
+      break;
+  }
+  return FaultCode::kNoAnswer;
+}
+
 const char* dtype_name(DType dtype) {
   switch (dtype) {
     case DType::kNone:

@@ -1,18 +1,15 @@
-// The requests that a node has handed to its next tier, and the way back of their answers: that
-// tier's when it comes, the node's own, marked with the reason, when the tier is absent, lost or
-// late.
+// The requests that a node has handed to its next tier, and whose they are: the way back of their
+// answers.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <memory>
 #include <vector>
 
 #include "net/batch_runner.h"
-#include "net/channel.h"
 #include "net/log.h"
-#include "net/telemetry.h"
+#include "net/upstream.h"
 
 namespace offramp {
 
@@ -26,9 +23,8 @@ struct Answer {
 /// is forgotten.
 class NextTier {
  public:
-  /// `channel` is null when there is no next tier; otherwise it leads to the one whose first stage
-  /// is `stage`.
-  NextTier(std::unique_ptr<Channel> channel, const WireModelId& model, int stage, Log log);
+  /// `nodes` run the model from `stage` on. Throws what Upstream does.
+  NextTier(NextNodes nodes, Policy policy, const WireModelId& model, int stage, Log log);
 
   /// Gives the sample to the next tier, keeps `own` for the worst case and returns kNone; or says
   /// why it cannot, and `own` is still the caller's.
@@ -44,38 +40,27 @@ class NextTier {
   void give_up(Reason reason, Clock::time_point now, std::vector<Answer>& answers);
 
   /// Appends what to wait on; service() is due when one of them is readable, and at due().
-  void waitables(std::vector<Waitable>& out) const;
-  Clock::time_point due() const;
+  void waitables(std::vector<Waitable>& out) const { upstream_.waitables(out); }
+  Clock::time_point due() const { return upstream_.due(); }
 
-  std::size_t away() const { return away_.size(); }
+  std::size_t away() const { return upstream_.away(); }
   /// Answers that came too late, or twice, and were dropped.
-  std::uint64_t unmatched() const { return unmatched_; }
-  /// How the link stands; empty when there is no next tier.
-  std::vector<LinkStatus> links() const;
+  std::uint64_t unmatched() const { return upstream_.unmatched(); }
+  /// How the links to its nodes stand; empty when there is no next tier.
+  std::vector<LinkStatus> links() const { return upstream_.links(Clock::now()); }
 
  private:
-  struct Away {
+  struct Asker {
     Peer peer;
-    Verdict own;  ///< what this node answers if nothing better comes
-    Clock::time_point submitted, answer_by;
+    RequestId request{};
   };
-  using Request = std::map<RequestId, Away>::iterator;
 
-  Answer own_answer(Request request, Reason reason, Clock::time_point now);
-  Answer better_answer(Request request, Verdict verdict, Clock::time_point now);
-  void handle(LinkEvent event, Clock::time_point now, std::vector<Answer>& answers);
-  void say(LogLevel level, const std::string& line) const {
-    if (log_) log_(level, line);
-  }
+  void give(std::vector<Settled> settled, std::vector<Answer>& answers);
 
-  std::unique_ptr<Channel> channel_;
-  WireModelId model_;
-  int stage_;
   Log log_;
-  std::uint64_t session_;  ///< of this node's own request ids
-  std::uint64_t next_request_ = 0;
-  std::map<RequestId, Away> away_;
-  std::uint64_t unmatched_ = 0;
+  Upstream upstream_;
+  std::uint64_t next_ticket_ = 0;
+  std::map<std::uint64_t, Asker> askers_;  ///< by ticket
 };
 
 }  // namespace offramp

@@ -41,7 +41,7 @@ const NodeOptions& checked(const NodeOptions& options) {
 
 struct Node::Impl {
   Impl(std::span<const Stage> stages, const WireModelId& model, const NodeOptions& options,
-       std::unique_ptr<Channel> next, Log log)
+       NextNodes next, Log log)
       : admission(stages, model, options.first_stage, options.stage_count),
         // A path needs no lock beside its permissions.
         gate(options.tier, is_ipc(options.listen) ? std::nullopt : options.keys, log),
@@ -98,7 +98,7 @@ void Node::Impl::take_messages(Clock::time_point now) {
 }
 
 Node::Node(std::span<const Stage> stages, const ModelId& model, const NodeOptions& options,
-           std::unique_ptr<Channel> next, Log log)
+           NextNodes next, Log log)
     : impl_(std::make_unique<Impl>(stages, wire_model_id(model), checked(options), std::move(next),
                                    std::move(log))) {
   try {

@@ -2,7 +2,7 @@
 //
 //   peers <--> Fronts <--> loop and Service <--> FairQueue <--> Workers, which run the stages
 //                                  |
-//                                  +-- NextTier <--> Channel <--> the next tier's node
+//                                  +-- NextTier <--> Upstream <--> the next tier's nodes
 //
 // The loop is one thread and owns all sockets; bounded queues lie between it and the workers. Every
 // request that is accepted is answered exactly once within its budget. When the next tier is
@@ -22,6 +22,8 @@
 #include "net/gate.h"
 #include "net/log.h"
 #include "net/loopback.h"
+#include "net/next_nodes.h"
+#include "net/policy.h"
 #include "net/telemetry.h"
 #include "net/tensor_codec.h"
 
@@ -37,6 +39,7 @@ struct NodeOptions {
   int first_stage = 1;                 ///< index into all stages of the model
   int stage_count = 1;                 ///< consecutive stages that run here
   TensorFormat format{};               ///< of what is handed on
+  Policy policy = Policy::kBalanced;
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)
   int window = 64;           ///< requests of one peer that may be here, when there is room
@@ -54,10 +57,10 @@ struct NodeOptions {
 class Node {
  public:
   /// Binds, starts the threads and serves. `stages` are all of the model's (make_stages) and
-  /// outlive the node. `next` is null for the last tier. Throws Error{kUnavailable} when the
+  /// outlive the node. `next` is empty for the last tier. Throws Error{kUnavailable} when the
   /// endpoint is in use, Error{kUsage} when it or another option makes no sense, Error{kSystem}.
   Node(std::span<const Stage> stages, const ModelId& model, const NodeOptions& options,
-       std::unique_ptr<Channel> next, Log log);
+       NextNodes next, Log log);
   /// Stops. Waits for what the workers compute at this moment, even when that takes longer than
   /// `drain`: a thread cannot be ended from outside. Where counters().unanswered is not 0 after
   /// wait(), only the end of the process is sure to end them.

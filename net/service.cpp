@@ -28,17 +28,19 @@ std::size_t room(std::span<const Stage> stages, const NodeOptions& options) {
 }  // namespace
 
 Service::Service(std::span<const Stage> stages, const Admission& admission,
-                 const WireModelId& model, const NodeOptions& options,
-                 std::unique_ptr<Channel> next, Fronts& fronts, Telemetry& telemetry, Log log)
+                 const WireModelId& model, const NodeOptions& options, NextNodes next,
+                 Fronts& fronts, Telemetry& telemetry, Log log)
     : admission_(admission),
       model_(model),
       tier_(options.tier),
+      policy_(options.policy),
       drain_(options.drain),
       fronts_(fronts),
       telemetry_(telemetry),
       log_(std::move(log)),
       credits_(static_cast<std::uint16_t>(options.window), room(stages, options)),
-      next_(std::move(next), model, options.first_stage + options.stage_count, log_),
+      next_(std::move(next), options.policy, model, options.first_stage + options.stage_count,
+            log_),
       workers_(stages, options) {}
 
 void Service::waitables(std::vector<Waitable>& out) const {
@@ -291,6 +293,12 @@ void Service::end_drain() { telemetry_.set_unanswered(in_work_); }
 // ---- to peers ----
 
 void Service::answer(const Peer& peer, Verdict verdict) {
+  if (policy_ == Policy::kStrict && verdict.degraded != Reason::kNone) {
+    fault(
+        peer, verdict.request, fault_of(verdict.degraded),
+        std::string("the whole cascade's answer cannot be had: ") + reason_name(verdict.degraded));
+    return;
+  }
   if (!std::isfinite(verdict.decision.entropy) || !std::isfinite(verdict.decision.probability)) {
     fault(peer, verdict.request, FaultCode::kNoAnswer, "the exit's numbers are not finite");
     return;

@@ -30,8 +30,8 @@ class Service {
   /// Starts the workers. `stages` are all of the model's; they, `admission`, `fronts` and
   /// `telemetry` outlive this. `options` have been checked. Throws Error{kSystem}.
   Service(std::span<const Stage> stages, const Admission& admission, const WireModelId& model,
-          const NodeOptions& options, std::unique_ptr<Channel> next, Fronts& fronts,
-          Telemetry& telemetry, Log log);
+          const NodeOptions& options, NextNodes next, Fronts& fronts, Telemetry& telemetry,
+          Log log);
 
   /// Something came from a peer.
   void take(const Peer& peer, std::variant<Message, Malformed> received, Clock::time_point now);
@@ -87,6 +87,7 @@ class Service {
   const Admission& admission_;
   WireModelId model_;
   Tier tier_;
+  Policy policy_;
   std::chrono::milliseconds drain_;
   Fronts& fronts_;
   Telemetry& telemetry_;

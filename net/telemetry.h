@@ -20,6 +20,7 @@
 #include "net/denials.h"
 #include "net/message.h"
 #include "net/poll.h"
+#include "net/replica.h"
 
 namespace offramp {
 
@@ -74,23 +75,10 @@ std::span<const double> latency_bounds_us();  ///< 50 us to 10 s, four a decade
 std::span<const double> entropy_bounds();     ///< 0.01 to 1
 std::span<const double> batch_bounds();       ///< 1 to 64
 
-/// Whether a link is being tried, whatever its state: a breaker that is open keeps requests from
-/// it.
-enum class BreakerState { kClosed, kOpen, kHalfOpen };
 const char* breaker_name(BreakerState state);  ///< "closed", "open", "half-open"
 const char* link_state_name(LinkState state);  ///< "connecting", "up", ...
 inline constexpr std::size_t kBreakerStateCount = 3;
 inline constexpr std::size_t kLinkStateCount = 5;
-
-/// One peer that requests are handed to.
-struct LinkStatus {
-  std::string endpoint;
-  LinkState state = LinkState::kConnecting;
-  BreakerState breaker = BreakerState::kClosed;
-  std::size_t away = 0;                     ///< requests that it has now
-  int window = 0;                           ///< requests that it may have, its credits; 0: unknown
-  std::chrono::microseconds round_trip{0};  ///< 0 when not yet measured
-};
 
 /// What is in a node at this moment.
 struct Load {

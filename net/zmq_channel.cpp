@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -22,6 +23,11 @@ constexpr int kMonitored = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTE
 // Between a refusal and the next attempt.
 constexpr milliseconds kFirstRetry{200};
 constexpr milliseconds kLongestRetry{5000};
+// Between attempts to connect; ZeroMQ adds up to kFirstReconnect at random. The last two together
+// bound how long after its return a node is found (net/WIRE.md).
+constexpr milliseconds kFirstReconnect{100};
+constexpr milliseconds kLongestReconnect{500};
+constexpr milliseconds kConnectTimeout{1000};
 
 // A DEALER and the monitor that tells of its connections.
 class Connection {
@@ -40,9 +46,9 @@ class Connection {
     }
     dealer_.set(ZMQ_LINGER, 0);
     dealer_.set(ZMQ_IMMEDIATE, 1);
-    dealer_.set(ZMQ_RECONNECT_IVL, 100);
-    dealer_.set(ZMQ_RECONNECT_IVL_MAX, 5000);
-    dealer_.set(ZMQ_CONNECT_TIMEOUT, 2000);
+    dealer_.set(ZMQ_RECONNECT_IVL, static_cast<int>(kFirstReconnect.count()));
+    dealer_.set(ZMQ_RECONNECT_IVL_MAX, static_cast<int>(kLongestReconnect.count()));
+    dealer_.set(ZMQ_CONNECT_TIMEOUT, static_cast<int>(kConnectTimeout.count()));
     if (zmq_connect(dealer_.get(), endpoint.c_str()) != 0) {
       const bool unusable = zmq_errno() != EMFILE && zmq_errno() != ENOMEM;
       throw Error(unusable ? ErrorKind::kUsage : ErrorKind::kSystem,
@@ -109,11 +115,17 @@ class ZmqChannel final : public Channel {
 
   ~ZmqChannel() override { send(Bye{}); }
 
-  bool submit(Handoff handoff, std::uint32_t& sent_bytes) override {
-    if (session_.state() != LinkState::kUp || !send(std::move(handoff), &sent_bytes)) return false;
-    session_.submitted();
+  bool submit(const Handoff& handoff, std::uint32_t& sent_bytes) override {
+    if (session_.state() != LinkState::kUp) return false;
+    const Bytes header = encode_header(handoff);
+    const Bytes& payload = handoff.tensor.payload;
+    if (!connection_.dealer().send({header, payload})) return false;
+    sent_bytes = static_cast<std::uint32_t>(header.size() + payload.size());
+    session_.submitted(handoff.request);
     return true;
   }
+
+  void cancel(const RequestId& request) override { session_.cancel(request); }
 
   void service(Clock::time_point now, std::vector<LinkEvent>& events) override {
     // What was received before a connection broke is delivered before its end is told.
@@ -126,9 +138,9 @@ class ZmqChannel final : public Channel {
         broken_ = 0;
         retry_ = kFirstRetry;
       } else if (change.type == ZMQ_EVENT_DISCONNECTED) {
-        session_.disconnected("connection lost", events);
+        session_.disconnected("connection lost", false, events);
       } else {
-        session_.disconnected("cannot connect", events);
+        session_.disconnected("cannot connect", false, events);
         if (const auto failure = handshake_failure(change)) barred(*failure, now, events);
       }
     }
@@ -137,7 +149,7 @@ class ZmqChannel final : public Channel {
       connection_.reconnect(endpoint_);
     }
     if (!session_.tick(now)) {
-      session_.disconnected("no sign of life", events);
+      session_.disconnected("no sign of life", true, events);
       connection_.reconnect(endpoint_);
     }
   }
@@ -147,6 +159,7 @@ class ZmqChannel final : public Channel {
   Clock::time_point due() const override { return std::min(session_.due(), retry_at_); }
   LinkState state() const override { return session_.state(); }
   int window() const override { return session_.window(); }
+  LinkLoad load() const override { return session_.load(); }
   std::chrono::microseconds round_trip() const override { return session_.round_trip(); }
   const std::string& endpoint() const override { return endpoint_; }
 
@@ -164,12 +177,9 @@ class ZmqChannel final : public Channel {
     events.push_back(LinkBarred{std::move(why)});
   }
 
-  bool send(Message message, std::uint32_t* sent_bytes = nullptr) {
+  bool send(Message message) {
     const Frames frames = encode(std::move(message));
-    if (!connection_.dealer().send({frames.header, frames.payload})) return false;
-    if (sent_bytes != nullptr)
-      *sent_bytes = static_cast<std::uint32_t>(frames.header.size() + frames.payload.size());
-    return true;
+    return connection_.dealer().send({frames.header, frames.payload});
   }
 
   void read_messages(Clock::time_point now, std::vector<LinkEvent>& events) {
@@ -202,6 +212,24 @@ std::unique_ptr<Channel> connect_zmq(const std::string& endpoint, const LinkIden
                                      const ZmqChannelOptions& options) {
   require_endpoint(endpoint, false);
   return std::make_unique<ZmqChannel>(endpoint, identity, options);
+}
+
+NextNodes zmq_nodes(const std::vector<ZmqEndpoint>& endpoints, const LinkIdentity& identity,
+                    ZmqChannelOptions options) {
+  if (!options.context) options.context = std::make_shared<ZmqContext>();
+  NextNodes nodes;
+  std::map<std::string, std::optional<LinkKeys>> keys;
+  for (const ZmqEndpoint& each : endpoints) {
+    require_endpoint(each.endpoint, false);
+    if (keys.try_emplace(each.endpoint, each.keys).second) nodes.endpoints.push_back(each.endpoint);
+  }
+  nodes.dial = [identity, options, keys = std::move(keys)](const std::string& endpoint,
+                                                           const std::string& address) {
+    ZmqChannelOptions link = options;
+    link.keys = keys.at(endpoint);
+    return connect_zmq(address, identity, link);
+  };
+  return nodes;
 }
 
 }  // namespace offramp

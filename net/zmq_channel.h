@@ -11,6 +11,7 @@
 #include "net/channel.h"
 #include "net/keys.h"
 #include "net/link_session.h"
+#include "net/next_nodes.h"
 #include "net/socket.h"
 
 namespace offramp {
@@ -35,5 +36,16 @@ struct ZmqChannelOptions {
 /// keys and this libzmq has no CURVE.
 std::unique_ptr<Channel> connect_zmq(const std::string& endpoint, const LinkIdentity& identity,
                                      const ZmqChannelOptions& options = {});
+
+/// One endpoint of the next tier. Its name may stand for several nodes.
+struct ZmqEndpoint {
+  std::string endpoint;
+  std::optional<LinkKeys> keys{};  ///< none: plaintext
+};
+
+/// The nodes at `endpoints`, whose links share one I/O thread. Throws as connect_zmq() does for an
+/// endpoint that makes no sense.
+NextNodes zmq_nodes(const std::vector<ZmqEndpoint>& endpoints, const LinkIdentity& identity,
+                    ZmqChannelOptions options = {});
 
 }  // namespace offramp

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "net/allow_list.h"
+#include "net/next_keys.h"
 #include "tests/test_files.h"
 
 namespace offramp::test {
@@ -37,6 +38,11 @@ void check_error(const Error& error, ErrorKind kind, const std::string& names) {
   CHECK(what.find("found") != std::string::npos);
   CHECK(what.find(names) != std::string::npos);
   CHECK(what.find('\n') == std::string::npos);
+}
+
+// From a file of the next tier's keys with one line.
+PublicKey read_public_key(const fs::path& path) {
+  return NextKeys::read(path).of("tcp://edge.local:5555");
 }
 
 const std::string kSomeKey = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID";
@@ -223,6 +229,47 @@ TEST_CASE("keys: what is no regular file is refused at once") {
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
   check_error(error_of([&] { read_key_pair(pipe); }), kBadKeys, "regular");
   check_error(error_of([&] { read_public_key("/dev/zero"); }), kBadKeys, "");
+}
+
+TEST_CASE("next keys: one for all, or one for each endpoint") {
+  const std::string first = make_key_pair().own.text(), second = make_key_pair().own.text();
+  const NextKeys keys = NextKeys::parse("# the edges\n\n" + kSomeKey + "\r\n" + first +
+                                            " edge-1:5555\n#\n\t" + second + "  [::1]:5555 \n",
+                                        "next.pub");
+  CHECK(keys.of("tcp://edge-1:5555").text() == first);
+  CHECK(keys.of("tcp://[::1]:5555").text() == second);
+  CHECK(keys.of("tcp://edge-1:5556").text() == kSomeKey);
+  CHECK(keys.of("tcp://edge-2:5555").text() == kSomeKey);
+
+  const NextKeys named = NextKeys::parse(first + " edge-1:5555", "next.pub");
+  CHECK(named.of("tcp://edge-1:5555").text() == first);
+  check_error(error_of([&] { named.of("tcp://edge-2:5555"); }), kBadKeys, "edge-2:5555");
+}
+
+TEST_CASE("next keys: a line that is none is refused, with its number") {
+  const std::string other = make_key_pair().own.text();
+  const std::vector<std::string> wrong = {other.substr(1),
+                                          other + "0",
+                                          kSomeKey,
+                                          other + " edge",
+                                          other + " edge:",
+                                          other + " :5555",
+                                          other + " edge-1:5555",
+                                          other + " tcp://edge:5555",
+                                          other + " edge:5x5",
+                                          other + " edge:5555 edge:5556",
+                                          "device " + other,
+                                          "secret-key " + other};
+  for (const std::string& line : wrong) {
+    CAPTURE(line);
+    const std::string text = kSomeKey + "\n" + other + " edge-1:5555\n" + line + "\n";
+    const Error error = error_of([&] { NextKeys::parse(text, "keys/next.pub"); });
+    check_error(error, kBadKeys, "keys/next.pub: line 3: ");
+    CHECK(std::string(error.what()).find(other.substr(5, 8)) == std::string::npos);
+  }
+  for (const char* nothing : {"", "\n", "# only words\n"})
+    check_error(error_of([&] { NextKeys::parse(nothing, "keys/next.pub"); }), kBadKeys,
+                "found nothing");
 }
 
 TEST_CASE("allow-list: roles, names, comments") {

@@ -103,7 +103,7 @@ class AtOnce final : public Channel {
  public:
   explicit AtOnce(std::function<void(const Handoff&)> tell) : tell_(std::move(tell)) {}
 
-  bool submit(Handoff handoff, std::uint32_t& sent_bytes) override {
+  bool submit(const Handoff& handoff, std::uint32_t& sent_bytes) override {
     tell_(handoff);
     sent_bytes = 1;
     answers_.push_back(Verdict{.request = handoff.request,
@@ -118,7 +118,9 @@ class AtOnce final : public Channel {
   void waitables(std::vector<Waitable>&) const override {}
   Clock::time_point due() const override { return Clock::now(); }
   LinkState state() const override { return LinkState::kUp; }
+  void cancel(const RequestId&) override {}
   int window() const override { return 64; }
+  LinkLoad load() const override { return {}; }
   std::chrono::microseconds round_trip() const override { return {}; }
   const std::string& endpoint() const override { return endpoint_; }
 

@@ -425,7 +425,7 @@ TEST_CASE("files of keys that are not as they should be end with 66 or 78 and ar
   site.folder.write("device/next.pub", site.public_key("edge").substr(1));
   check_refusal(device(), kBadModel,
                 site.path("device/next.pub") +
-                    ": wanted a public key (40 "
+                    ": line 1: wanted a public key (40 "
                     "characters of Z85), found 39 characters");
   site.folder.write("device/next.pub", text_of(device_key));
   const Finished swapped = device();

@@ -23,6 +23,7 @@
 #include "tools/device_run.h"
 #include "tools/key_options.h"
 #include "tools/logger.h"
+#include "tools/next_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -79,9 +80,11 @@ class Tiers {
     endpoint_ = wait_for(tier, port_file, child);
   }
 
-  /// Of the node started last, and the keys for a device that connects to it.
-  const std::string& endpoint() const { return endpoint_; }
-  LinkKeys link_keys() const { return read_link_keys(folder_.path() / tier_name(Tier::kDevice)); }
+  /// To the node started last, for a device.
+  ZmqEndpoint link() const {
+    return {.endpoint = endpoint_,
+            .keys = read_link_keys(folder_.path() / tier_name(Tier::kDevice))};
+  }
 
   /// Ends all of them, the first tier first, so that none loses the one behind it.
   void stop() {
@@ -148,6 +151,7 @@ class Demo : public ConfigurableCommand {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     codec_.add_to(*app());
+    policy_.add_to(*app());
     app()->footer(std::string("Examples:\n"
                               "  offramp demo\n"
                               "  offramp demo --thresholds 0.1 --codec u8\n"
@@ -175,7 +179,9 @@ class Demo : public ConfigurableCommand {
     Tiers tiers(node_options(path), stop);
     if (stages.size() > 2) {
       tiers.start("cloud");
-      tiers.start("edge", codec_.arguments());
+      std::vector<std::string> more = codec_.arguments();
+      more.insert(more.end(), {"--policy", policy_.text});
+      tiers.start("edge", more);
     } else {
       tiers.start("edge");
     }
@@ -184,11 +190,11 @@ class Demo : public ConfigurableCommand {
     DeviceSetup setup{.model = model,
                       .stages = stages,
                       .unit = thresholds_.unit(model),
-                      .next = tiers.endpoint(),
+                      .next = {tiers.link()},
                       .options = {},
-                      .log = log.callback(),
-                      .keys = tiers.link_keys()};
+                      .log = log.callback()};
     setup.options.format = codec_.format();
+    setup.options.policy = policy_.policy();
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());
@@ -246,6 +252,7 @@ class Demo : public ConfigurableCommand {
   ModelOption model_;
   ThresholdOptions thresholds_;
   CodecOptions codec_;
+  PolicyOption policy_;
 };
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "tools/key_options.h"
 #include "tools/logger.h"
 #include "tools/metrics_server.h"
+#include "tools/next_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/port_file.h"
@@ -87,6 +88,12 @@ std::string counters_line(const NodeCounters& counters) {
          item(counters.unanswered, "unanswered");
 }
 
+std::string joined(const std::vector<std::string>& endpoints) {
+  std::string text;
+  for (const std::string& each : endpoints) text += (text.empty() ? "" : ", ") + each;
+  return text;
+}
+
 Json counters_json(const NodeCounters& counters) {
   Json malformed = Json::object(), denied = Json::object();
   for (std::size_t i = 0; i < kMalformedCount; ++i)
@@ -137,7 +144,8 @@ class NodeCommand : public ConfigurableCommand {
         ->add_option("-l,--listen", listen_, "address to serve; port 0 takes a free one")
         ->required()
         ->type_name("HOST:PORT");
-    app()->add_option("-n,--next", next_, "the tier after this one")->type_name("HOST:PORT");
+    next_.add_to(*app(), "the tier after this one");
+    policy_.add_to(*app());
     keys_.add_to(*app(), true);
     model_.add_to(*app());
     thresholds_.add_to(*app());
@@ -204,13 +212,12 @@ class NodeCommand : public ConfigurableCommand {
     if (values.metrics) metrics.emplace(*values.metrics);
     // Before the node's threads exist, so that no signal is missed.
     const StopFlag stop;
-    std::unique_ptr<Channel> channel;
+    NextNodes nodes;
     if (!values.next.empty()) {
       const int next_stage = options.first_stage + options.stage_count;
-      channel =
-          connect_zmq(values.next, link_identity(stages, values.model.id, next_stage), values.link);
+      nodes = zmq_nodes(values.links, link_identity(stages, values.model.id, next_stage));
     }
-    Node node(stages, values.model.id, options, std::move(channel), log.callback());
+    Node node(stages, values.model.id, options, std::move(nodes), log.callback());
     // Its threads ask the node, which goes before it does.
     struct Serving {
       std::optional<MetricsServer>& server;
@@ -247,8 +254,8 @@ class NodeCommand : public ConfigurableCommand {
   /// What the options say, once it has been looked at.
   struct Values {
     NodeOptions options;
-    std::string next;  ///< "tcp://host:port"; empty when there is none
-    ZmqChannelOptions link;
+    std::vector<std::string> next;  ///< "tcp://host:port"
+    std::vector<ZmqEndpoint> links;
     std::optional<HttpAddress> metrics;
     Model model;
     Share share;
@@ -263,8 +270,9 @@ class NodeCommand : public ConfigurableCommand {
     options.workers = workers_;
     options.batch_delay = batch_delay();
     options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
-    if (!next_.empty()) values.next = parse_peer_endpoint("--next", next_);
-    if (codec_.given() && next_.empty()) {
+    options.policy = policy_.policy();
+    values.next = next_.endpoints();
+    if (codec_.given() && values.next.empty()) {
       throw Error(
           ErrorKind::kUsage,
           "--codec, --lz4: wanted --next beside them, as they say how to hand on, found none");
@@ -274,14 +282,14 @@ class NodeCommand : public ConfigurableCommand {
     if (!metrics_port_file_.empty() && metrics_.empty())
       throw Error(ErrorKind::kUsage, "--metrics-port-file: wanted --metrics beside it, found none");
     options.keys = keys_.node(options.listen);
-    if (!values.next.empty()) values.link.keys = keys_.link(values.next);
+    values.links = keys_.links(values.next);
     values.model = load_model(model_.path());
     values.share = share_of(options.tier, values.model);
     options.first_stage = values.share.first;
     options.stage_count = values.share.count;
     if (values.share.last && !values.next.empty()) {
       throw Error(ErrorKind::kUsage, "--next: wanted none, as this tier has the last exit of " +
-                                         values.model.name + ", found " + values.next);
+                                         values.model.name + ", found " + joined(values.next));
     }
     values.thresholds = thresholds_.read(values.model);
     return values;
@@ -334,17 +342,23 @@ class NodeCommand : public ConfigurableCommand {
             "listening on " + node.endpoint() + " as " + tier_ + ", model " + model.name + " (" +
                 short_id(model.id) + "), " + std::to_string(workers_) +
                 (workers_ == 1 ? " worker" : " workers") +
-                (values.next.empty() ? std::string() : ", next " + values.next) +
+                (values.next.empty() ? std::string() : ", next " + joined(values.next)) +
+                (values.options.policy == Policy::kBalanced ? "" : ", policy " + policy_.text) +
                 (at.empty() ? std::string() : ", metrics on http://" + at + "/metrics"),
             {{"endpoint", node.endpoint()},
              {"model", model.name},
              {"model_id", short_id(model.id)},
              {"workers", workers_},
-             {"next", values.next},
+             {"next", joined(values.next)},
+             {"policy", policy_.text},
              {"metrics", at}});
     if (const std::string warning = keys_.warning(); !warning.empty())
       log.say(LogLevel::kWarning, warning);
-    if (!values.share.last && values.next.empty()) {
+    if (!values.share.last && values.options.policy == Policy::kLocalOnly) {
+      log.say(
+          LogLevel::kInfo,
+          "--policy local-only: undecided pictures get this tier's own answer, marked degraded");
+    } else if (!values.share.last && values.next.empty()) {
       log.say(LogLevel::kWarning,
               "no --next: undecided pictures get this tier's own answer, marked degraded");
     }
@@ -354,7 +368,8 @@ class NodeCommand : public ConfigurableCommand {
 
   std::string tier_;
   std::string listen_;
-  std::string next_;
+  NextOption next_;
+  PolicyOption policy_;
   KeyOptions keys_;
   ModelOption model_;
   ThresholdOptions thresholds_;

@@ -18,6 +18,7 @@
 #include "tools/device_run.h"
 #include "tools/key_options.h"
 #include "tools/logger.h"
+#include "tools/next_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -35,7 +36,7 @@ class Run : public ConfigurableCommand {
             ->add_option("IMAGE", images_,
                          "JPEG, PNG or BMP files, or folders; - reads\nstandard input")
             ->option_text("...");
-    app()->add_option("-n,--next", next_, "the edge")->required()->type_name("HOST:PORT");
+    next_.add_to(*app(), "the edge");
     keys_.add_to(*app(), false);
     app()
         ->add_option("-d,--data", data_, "a labelled data set instead, as for eval")
@@ -50,6 +51,7 @@ class Run : public ConfigurableCommand {
         ->add_option("--deadline", deadline_,
                      "for each picture, then the device answers itself [1s]")
         ->type_name("TIME");
+    policy_.add_to(*app());
     app()
         ->add_option("--wait", wait_, "for --next to appear when it is first needed [500ms]")
         ->type_name("TIME");
@@ -65,6 +67,8 @@ class Run : public ConfigurableCommand {
         std::string(
             "Examples:\n"
             "  offramp run --next edge.local:5555 --keys keys/device cat.png ship.jpg\n"
+            "  offramp run --next edge-1:5555,edge-2:5555 --keys keys/device --policy strict "
+            "cat.png\n"
             "  offramp run --next edge.local:5555 --keys keys/device --data cifar-10-batches-bin "
             "--codec u8\n"
             "  offramp run --next 127.0.0.1:5555 --insecure --deadline 50ms --thresholds 0.1 "
@@ -90,8 +94,7 @@ class Run : public ConfigurableCommand {
                             .unit = thresholds_.unit(model),
                             .next = values.next,
                             .options = values.options,
-                            .log = log.callback(),
-                            .keys = values.keys};
+                            .log = log.callback()};
     if (const std::string warning = keys_.warning(); !warning.empty()) cli::log(warning);
     if (!decisions_.empty()) decisions_file_.emplace(decisions_);
     return data_.empty() ? run_images(setup) : run_data(setup);
@@ -100,8 +103,7 @@ class Run : public ConfigurableCommand {
  private:
   /// What the options say, once it has been looked at.
   struct Values {
-    std::string next;  ///< "tcp://host:port"
-    std::optional<LinkKeys> keys;
+    std::vector<ZmqEndpoint> next;  ///< none with kLocalOnly
     DeviceOptions options;
     Model model;
     std::vector<float> thresholds;
@@ -111,9 +113,15 @@ class Run : public ConfigurableCommand {
     // A device waits in whole milliseconds; a shorter time than one is one.
     using std::chrono::ceil, std::chrono::milliseconds;
     Values values;
-    values.next = parse_peer_endpoint("--next", next_);
-    values.keys = keys_.link(values.next);
     DeviceOptions& options = values.options;
+    options.policy = policy_.policy();
+    const std::vector<std::string> endpoints = next_.endpoints();
+    if (options.policy != Policy::kLocalOnly) {
+      if (endpoints.empty())
+        throw Error(ErrorKind::kUsage,
+                    "run: wanted --next HOST:PORT or --policy local-only, found neither");
+      values.next = keys_.links(endpoints);
+    }
     options.deadline = ceil<milliseconds>(parse_duration("--deadline", deadline_));
     options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
     options.window = window_;
@@ -184,7 +192,7 @@ class Run : public ConfigurableCommand {
       std::vector<DecisionRow> rows;
       for (std::size_t i = 0; i < outcomes.size(); ++i) {
         if (!outcomes[i]) continue;
-        rows.push_back({i, outcomes[i]->decision, status_of(*outcomes[i])});
+        rows.push_back({i, outcomes[i]->decision, status_of(*outcomes[i]), outcomes[i]->answered});
       }
       write_decisions(*decisions_file_, rows);
     }
@@ -195,7 +203,8 @@ class Run : public ConfigurableCommand {
   }
 
   std::vector<std::string> images_;
-  std::string next_;
+  NextOption next_;
+  PolicyOption policy_;
   KeyOptions keys_;
   std::string data_;
   int limit_ = 0;

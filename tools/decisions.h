@@ -13,11 +13,12 @@ namespace offramp::cli {
 struct DecisionRow {
   std::size_t index = 0;  ///< of the picture
   Decision decision;
-  std::string status = "ok";  ///< or "degraded(reason)"
+  std::string status = "ok";  ///< or "local", "degraded(reason)", "error(reason)"
+  bool answered = true;       ///< false: there is no decision
 };
 
 /// CSV: index,label,exit,probability,entropy,status. Label and exit are indices; probability and
-/// entropy (normalised) are hexadecimal floats.
+/// entropy (normalised) are hexadecimal floats. Without an answer these four are empty.
 void write_decisions(OutputFile& file, const std::vector<DecisionRow>& rows);
 
 }  // namespace offramp::cli

@@ -16,6 +16,7 @@ using Json = nlohmann::ordered_json;
 using enum Table::Align;
 
 std::string place(const DeviceSetup& setup, const Outcome& outcome) {
+  if (!outcome.answered) return "nobody";
   return std::string(tier_name(outcome.tier)) + "/" +
          setup.model.graph.exits.at(static_cast<std::size_t>(outcome.decision.exit)).name;
 }
@@ -43,9 +44,8 @@ Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::S
   }
   ZmqChannelOptions channel;
   channel.window = std::max(channel.window, setup.options.window);
-  channel.keys = setup.keys;
   Device device(setup.stages, setup.model.id, setup.options,
-                connect_zmq(setup.next, link_identity(setup.stages, setup.model.id, 1), channel),
+                zmq_nodes(setup.next, link_identity(setup.stages, setup.model.id, 1), channel),
                 setup.log);
   Outcomes outcomes(count);
   std::vector<bool> settled(count);
@@ -71,8 +71,10 @@ Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::S
 }
 
 std::string status_of(const Outcome& outcome) {
+  if (outcome.local) return "local";
   if (outcome.degraded == Reason::kNone) return "ok";
-  return std::string("degraded(") + reason_name(outcome.degraded) + ")";
+  return std::string(outcome.answered ? "degraded(" : "error(") + reason_name(outcome.degraded) +
+         ")";
 }
 
 std::uint64_t compute_us(const Outcome& outcome) {
@@ -96,10 +98,12 @@ OutcomeTable::OutcomeTable(const DeviceSetup& setup, const std::vector<std::stri
 
 std::string OutcomeTable::line(const std::string& name, const Outcome& outcome) const {
   const Decision& decision = outcome.decision;
+  const bool answered = outcome.answered;
   return table_.line(
-      {name, class_name(setup_, outcome), format_percent(static_cast<double>(decision.probability)),
+      {name, answered ? class_name(setup_, outcome) : "-",
+       answered ? format_percent(static_cast<double>(decision.probability)) : "-",
        place(setup_, outcome),
-       format_entropy(setup_.unit.shown(static_cast<double>(decision.entropy))),
+       answered ? format_entropy(setup_.unit.shown(static_cast<double>(decision.entropy))) : "-",
        format_grouped(outcome.bytes_sent()), format_ms(static_cast<double>(compute_us(outcome))),
        format_ms(static_cast<double>(outcome.wire_us)),
        format_ms(static_cast<double>(outcome.total_us)), status_of(outcome)},
@@ -117,13 +121,17 @@ Json outcome_json(const DeviceSetup& setup, const std::string& name, const Outco
                     {"wait_ms", ms(hop.wait_us)},
                     {"sent_bytes", hop.sent_bytes}});
   }
+  const auto if_answered = [&](auto value) { return outcome.answered ? Json(value()) : Json(); };
   return {{"picture", name},
-          {"class", class_name(setup, outcome)},
-          {"label", decision.label},
-          {"probability", decision.probability},
-          {"tier", tier_name(outcome.tier)},
-          {"exit", setup.model.graph.exits.at(static_cast<std::size_t>(decision.exit)).name},
-          {"entropy", setup.unit.shown(static_cast<double>(decision.entropy))},
+          {"class", if_answered([&] { return class_name(setup, outcome); })},
+          {"label", if_answered([&] { return decision.label; })},
+          {"probability", if_answered([&] { return decision.probability; })},
+          {"tier", if_answered([&] { return tier_name(outcome.tier); })},
+          {"exit", if_answered([&] {
+             return setup.model.graph.exits.at(static_cast<std::size_t>(decision.exit)).name;
+           })},
+          {"entropy",
+           if_answered([&] { return setup.unit.shown(static_cast<double>(decision.entropy)); })},
           {"unit", setup.unit.name()},
           {"status", status_of(outcome)},
           {"sent_bytes", outcome.bytes_sent()},
@@ -162,7 +170,7 @@ RunSummary::RunSummary(const DeviceSetup& setup, const Outcomes& outcomes,
     if (group == groups_.end()) {
       group = groups_.insert(group, Group(where, status, outcome.decision.exit));
     }
-    const bool right = !labels.empty() && outcome.decision.label == labels[i];
+    const bool right = !labels.empty() && outcome.answered && outcome.decision.label == labels[i];
     ++group->count;
     group->right += right ? 1 : 0;
     group->compute_us += static_cast<double>(cli::compute_us(outcome));
@@ -176,7 +184,8 @@ RunSummary::RunSummary(const DeviceSetup& setup, const Outcomes& outcomes,
       if (bytes > 0) crossings_[cut].add(bytes);
     }
     macs_ += macs_up_to(setup, outcome.decision.exit);
-    degraded_ += outcome.degraded == Reason::kNone ? 0 : 1;
+    unanswered_ += outcome.answered ? 0 : 1;
+    degraded_ += outcome.answered && outcome.degraded != Reason::kNone ? 1 : 0;
     if (right_) *right_ += right ? 1 : 0;
   }
   std::ranges::stable_sort(groups_, {}, &Group::exit);
@@ -236,6 +245,7 @@ Json RunSummary::json() const {
   Json value = {{"model", setup_.model.name}, {"pictures", pictures_}};
   if (right_) value["accuracy"] = static_cast<double>(*right_) / pictures;
   value["degraded"] = degraded_;
+  value["unanswered"] = unanswered_;
   value["groups"] = groups;
   value["total_ms"] = {
       {"mean", total.mean / 1e3}, {"p50", total.p50 / 1e3}, {"p99", total.p99 / 1e3}};
@@ -247,15 +257,17 @@ Json RunSummary::json() const {
 }
 
 std::optional<std::string> RunSummary::complaint() const {
-  if (degraded_ == 0) return std::nullopt;
+  if (degraded_ + unanswered_ == 0) return std::nullopt;
   std::string reasons;
   for (const Group& group : groups_) {
-    if (group.status == "ok") continue;
+    if (group.status == "ok" || group.status == "local") continue;
     if (reasons.find(group.status) != std::string::npos) continue;
     reasons += (reasons.empty() ? "" : ", ") + group.status;
   }
-  return setup_.next + ": wanted the answers of the whole cascade, found " + reasons + " for " +
-         format_grouped(degraded_) + " of " + format_grouped(pictures_) + " pictures";
+  std::string next;
+  for (const ZmqEndpoint& each : setup_.next) next += (next.empty() ? "" : ", ") + each.endpoint;
+  return next + ": wanted the answers of the whole cascade, found " + reasons + " for " +
+         format_grouped(degraded_ + unanswered_) + " of " + format_grouped(pictures_) + " pictures";
 }
 
 }  // namespace offramp::cli

@@ -22,10 +22,9 @@ struct DeviceSetup {
   const Model& model;
   std::span<const Stage> stages;
   EntropyUnit unit;
-  std::string next;  ///< "tcp://host:port"
+  std::vector<ZmqEndpoint> next;  ///< none with kLocalOnly
   DeviceOptions options;
-  Log log{};  ///< gets what becomes of the link
-  std::optional<LinkKeys> keys{};
+  Log log{};  ///< gets what becomes of the links
 };
 
 /// [pictures]; none for a picture that could not be read.
@@ -37,7 +36,8 @@ using Outcomes = std::vector<std::optional<Outcome>>;
 Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
                     const std::function<void(std::size_t, const Outcome&)>& seen);
 
-/// "ok", or "degraded(late)".
+/// "ok", "degraded(late)"; "error(late)" when there is no answer; "local" when the policy wanted
+/// the device's own.
 std::string status_of(const Outcome& outcome);
 
 /// In all tiers together.
@@ -66,7 +66,8 @@ class RunSummary {
 
   std::string text() const;
   nlohmann::ordered_json json() const;
-  /// One line about answers that are not the whole cascade's; none when there are none.
+  /// One line about answers that are not the whole cascade's, though they were to be; none when
+  /// there are none.
   std::optional<std::string> complaint() const;
 
  private:
@@ -80,7 +81,7 @@ class RunSummary {
   std::uint64_t sent_bytes_ = 0;
   std::vector<Crossing> crossings_;  ///< [cuts], the first is the device's
   double macs_ = 0.0;                ///< computed for the answers given
-  std::size_t degraded_ = 0;
+  std::size_t degraded_ = 0, unanswered_ = 0;
   std::optional<std::size_t> right_;
 };
 

@@ -3,6 +3,7 @@
 #include <system_error>
 
 #include "engine/error.h"
+#include "net/next_keys.h"
 #include "net/socket.h"
 
 namespace offramp::cli {
@@ -14,8 +15,8 @@ void KeyOptions::add_to(CLI::App& app, bool listens) {
       app.add_option("-k,--keys", keys_,
                      listens
                          ? "folder with self.key (offramp keygen), allow (who may connect)\n"
-                           "and next.pub (key of --next); or self.key itself"
-                         : "folder with self.key (offramp keygen) and next.pub (key of --next);\n"
+                           "and next.pub (keys of --next); or self.key itself"
+                         : "folder with self.key (offramp keygen) and next.pub (keys of --next);\n"
                            "or self.key itself")
           ->option_text("DIR|FILE")
           // Once: were the folder gone at a later reading, the files beside it would be taken.
@@ -42,9 +43,18 @@ bool KeyOptions::wanted_for(const std::string& option, const std::string& endpoi
   return true;
 }
 
-std::optional<LinkKeys> KeyOptions::link(const std::string& next) const {
-  if (!wanted_for("--next", next)) return std::nullopt;
-  return LinkKeys{.own = read_key_pair(own_key_), .server = read_public_key(file(kNextKeyFile))};
+std::vector<ZmqEndpoint> KeyOptions::links(const std::vector<std::string>& endpoints) const {
+  std::vector<ZmqEndpoint> links;
+  std::optional<KeyPair> own;
+  std::optional<NextKeys> next;
+  for (const std::string& endpoint : endpoints) {
+    ZmqEndpoint& link = links.emplace_back(ZmqEndpoint{.endpoint = endpoint});
+    if (!wanted_for("--next", endpoint)) continue;
+    if (!own) own = read_key_pair(own_key_);
+    if (!next) next = NextKeys::read(file(kNextKeyFile));
+    link.keys = LinkKeys{.own = *own, .server = next->of(endpoint)};
+  }
+  return links;
 }
 
 std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {

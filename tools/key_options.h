@@ -1,7 +1,7 @@
 // --keys and --insecure: how commands that talk over TCP lock their links.
 //
 //   KEYS/self.key   own secret key (offramp keygen)
-//   KEYS/next.pub   public key of the next tier
+//   KEYS/next.pub   public keys of the next tier's nodes
 //   KEYS/allow      who may connect
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "net/node.h"
 #include "net/zmq_channel.h"
@@ -19,9 +20,9 @@ class KeyOptions {
  public:
   void add_to(CLI::App& app, bool listens);
 
-  /// For a link to `next`; none for a path, or with --insecure. Throws Error{kUsage} when neither
+  /// For links to these; no keys for a path, or with --insecure. Throws Error{kUsage} when neither
   /// keys nor --insecure were given, and what reading the files throws.
-  std::optional<LinkKeys> link(const std::string& next) const;
+  std::vector<ZmqEndpoint> links(const std::vector<std::string>& endpoints) const;
   /// The same for a node that listens; --insecure does so on loopback only.
   std::optional<NodeKeys> node(const std::string& listen) const;
   /// The list as it is now. Throws what reading it throws.

@@ -50,8 +50,8 @@ Exit codes:
    66  a file or folder is missing or may not be read: keys, allow-list and
        configuration included
    69  unavailable: an address is in use; or pictures were answered, but some
-       only by the best tier that could be reached; or a node was stopped and some
-       requests were not answered in time
+       only by the best tier that could be reached, or not at all with --policy
+       strict; or a node was stopped and some requests were not answered in time
    70  a bug in offramp
    71  the operating system refused: memory, threads, sockets
    73  an output file cannot be written, or a key is there already

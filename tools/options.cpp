@@ -21,18 +21,6 @@ const std::string kScheme = "tcp://";
 // An absolute path: ipc://@name has no file, and so no permissions.
 const std::string kPathScheme = "ipc:///";
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts(1);
-  for (char c : text) {
-    if (c == separator) {
-      parts.emplace_back();
-    } else {
-      parts.back().push_back(c);
-    }
-  }
-  return parts;
-}
-
 /// The whole of `text` as a number; locale-independent, unlike strtod.
 template <typename Number>
 std::optional<Number> parse_number(const std::string& text) {
@@ -74,6 +62,18 @@ Address parse_address(const std::string& option, const std::string& text, int le
 }
 
 }  // namespace
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts(1);
+  for (char c : text) {
+    if (c == separator) {
+      parts.emplace_back();
+    } else {
+      parts.back().push_back(c);
+    }
+  }
+  return parts;
+}
 
 EntropyUnit::EntropyUnit(bool in_nats, std::size_t classes)
     : nats(in_nats), ln_classes(classes > 1 ? std::log(static_cast<double>(classes)) : 1.0) {}

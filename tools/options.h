@@ -46,6 +46,9 @@ struct ModelOption {
   std::filesystem::path path() const;
 };
 
+/// The parts between separators; one, empty, of an empty text.
+std::vector<std::string> split(const std::string& text, char separator);
+
 /// Adds an option for a whole number in [least, most] to `app`.
 CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int least, int most,
                        const std::string& description);

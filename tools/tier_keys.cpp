@@ -7,6 +7,7 @@
 
 #include "engine/error.h"
 #include "net/message.h"
+#include "net/next_keys.h"
 #include "tools/key_options.h"
 #include "tools/output.h"
 
@@ -56,7 +57,7 @@ void make_tier_keys(const fs::path& root) {
 
 LinkKeys read_link_keys(const fs::path& folder) {
   return {.own = read_key_pair(folder / kOwnKeyFile),
-          .server = read_public_key(folder / kNextKeyFile)};
+          .server = NextKeys::read(folder / kNextKeyFile).of({})};
 }
 
 }  // namespace offramp::cli

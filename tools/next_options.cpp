@@ -1,0 +1,39 @@
+#include "tools/next_options.h"
+
+#include "tools/options.h"
+
+namespace offramp::cli {
+
+void PolicyOption::add_to(CLI::App& app) {
+  app.add_option("--policy", text,
+                 "balanced: a marked answer when the best one cannot be had;\n"
+                 "answer-first: quick answers over best ones; strict: the best\n"
+                 "one or none; local-only: hand nothing on [balanced]")
+      ->type_name("NAME")
+      ->check(CLI::Validator(
+          [](std::string& name) {
+            return policy_named(name)
+                       ? std::string()
+                       : "wanted balanced, answer-first, strict or local-only, found '" + name +
+                             "'";
+          },
+          ""));
+}
+
+Policy PolicyOption::policy() const { return policy_named(text).value_or(Policy::kBalanced); }
+
+void NextOption::add_to(CLI::App& app, const std::string& tier) {
+  app.add_option("-n,--next", texts, tier + "; several nodes with commas, or --next again")
+      ->type_name("HOST:PORT")
+      ->allow_extra_args(false);
+}
+
+std::vector<std::string> NextOption::endpoints() const {
+  std::vector<std::string> all;
+  for (const std::string& text : texts)
+    for (const std::string& part : split(text, ','))
+      all.push_back(parse_peer_endpoint("--next", part));
+  return all;
+}
+
+}  // namespace offramp::cli

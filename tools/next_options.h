@@ -1,0 +1,29 @@
+// --next and --policy: which nodes a device or an edge hands on to, and when.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "net/policy.h"
+
+namespace offramp::cli {
+
+/// `--policy`.
+struct PolicyOption {
+  std::string text = policy_name(Policy::kBalanced);
+
+  void add_to(CLI::App& app);
+  Policy policy() const;
+};
+
+/// `--next`, given several times or with commas.
+struct NextOption {
+  std::vector<std::string> texts;
+
+  void add_to(CLI::App& app, const std::string& tier);
+  /// As net/ wants them. Throws Error{kUsage}.
+  std::vector<std::string> endpoints() const;
+};
+
+}  // namespace offramp::cli
