@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import ctypes.util
 import os
+import pathlib
 import resource
 import socket
 import struct
@@ -104,20 +105,21 @@ class Dealer:
         self._zmq.zmq_close(self._socket)
         self._zmq.zmq_ctx_term(self._context)
 
-    def send_parts(self, count, size):
-        """Parts of a message that has no last one; False when they are taken no longer."""
+    def send(self, count, size):
+        """One message of so many parts; False when it is not taken. ZeroMQ sends none of them before
+        it has the last one."""
         part = bytes(size)
-        return all(self._zmq.zmq_send(self._socket, part, size, self.SNDMORE) == size
-                   for _ in range(count))
+        flags = [self.SNDMORE] * (count - 1) + [0]
+        return all(self._zmq.zmq_send(self._socket, part, size, more) == size for more in flags)
 
 
-def hog(group, limit):
-    """A process that fills a group of processes to its limit, and is not the one to be killed."""
+def hog(group, limit, victim):
+    """A process that wants all the memory of a group of processes, of which `victim` is to die."""
+    (pathlib.Path("/proc") / str(victim) / "oom_score_adj").write_text("1000")
     code = (
         "import time\n"
         f"open('{group}/cgroup.procs', 'w').write('0')\n"
-        "open('/proc/self/oom_score_adj', 'w').write('-1000')\n"
-        f"held = bytearray({limit})\n"
+        f"held = b'x' * {limit}\n"
         "time.sleep(60)\n"
     )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

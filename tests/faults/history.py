@@ -9,7 +9,6 @@ import bisect
 import collections
 import csv
 import dataclasses
-import os
 import subprocess
 import sys
 
@@ -72,7 +71,7 @@ def read(path):
     return History(list(pictures.values()), complaints)
 
 
-def offline(program, model, data, exits, folder):
+def offline(program, model, data, exits, folder, environment=None):
     """[exit][picture]: label, probability, entropy of the cascade in one process."""
     found = []
     for taken in range(exits):
@@ -80,7 +79,7 @@ def offline(program, model, data, exits, folder):
         thresholds = ",".join("0" if exit < taken else "1" for exit in range(exits - 1))
         subprocess.run([program, "eval", "--model", model, "--data", data, "--json",
                         "--thresholds", thresholds, "--decisions", path],
-                       check=True, capture_output=True)
+                       check=True, capture_output=True, env=environment)
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         if any(int(row["exit"]) != taken for row in rows):
@@ -90,17 +89,16 @@ def offline(program, model, data, exits, folder):
 
 
 class Lags:
-    """How long processes were ready to run and did not, as the kernel counts it."""
+    """How long processes' first threads were ready to run and did not, as the kernel counts it. In a
+    device, that is the thread that answers."""
 
     def __init__(self):
         self._samples = collections.defaultdict(lambda: ([], []))  # pid -> times us, waited us
 
     def sample(self, pid, now_us):
-        waited = 0
         try:
-            for task in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{task}/schedstat") as file:
-                    waited += int(file.read().split()[1]) // 1000
+            with open(f"/proc/{pid}/schedstat") as file:
+                waited = int(file.read().split()[1]) // 1000
         except (OSError, IndexError, ValueError):
             return  # it has ended, or this kernel does not count
         times, waits = self._samples[pid]
@@ -130,7 +128,7 @@ class Verdict:
     over_bound: int = 0  # later than the deadline and GRACE_US
     over_bound_unexplained: int = 0  # later even without the time that the process waited for a core
     worst_unexplained_ms: float = 0.0
-    recovery_ms: list = dataclasses.field(default_factory=list)
+    recovery_ms: list = dataclasses.field(default_factory=list)  # of each healing; None: never
     complaints: list = dataclasses.field(default_factory=list)
 
     def figures(self):
@@ -143,7 +141,7 @@ class Verdict:
         if self.over_bound:
             text += (f", {self.over_bound} over the bound, {self.over_bound_unexplained} of them "
                      "without the machine's help")
-        if self.recovery_ms:
+        if self.recovery_ms and None not in self.recovery_ms:
             text += f"; recovered in at most {max(self.recovery_ms):.0f} ms"
         return text
 
@@ -181,11 +179,10 @@ def check(history, deadline_ms, threshold, offline, lags=None, healed_us=(), rec
     verdict.handed_on = sum(one.tier != "device" for one in history.pictures)
     for healed in healed_us:
         took = recovery_ms(handed, healed)
+        verdict.recovery_ms.append(took)
         if took is None:
             verdict.complaints.append("did not recover after a fault had ended")
-            continue
-        verdict.recovery_ms.append(took)
-        if took > recover_ms:
+        elif took > recover_ms:
             verdict.complaints.append(
                 f"wanted to be well again within {recover_ms} ms, found {took:.0f} ms")
     return verdict

@@ -79,7 +79,7 @@ class Child:
                 stdin=stdin,
                 stdout=stdout or out,
                 stderr=log,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **lab.environment, **(environment or {})},
                 text=True,
             )
         self.injected = False  # a death that the test has caused
@@ -230,9 +230,9 @@ class Device(Child):
 
 
 class Watch:
-    """Memory and descriptors of processes, and how late the machine runs them, 20 times a second."""
+    """Memory and descriptors of processes, and how late the machine runs them."""
 
-    EVERY = 0.05
+    EVERY, MEMORY_EVERY = 0.02, 5  # seconds, turns
 
     def __init__(self):
         self.children = []
@@ -247,9 +247,13 @@ class Watch:
         self._followed.append(pid)
 
     def _run(self):
+        turn = 0
         while not self._over.wait(self.EVERY):
             for pid in list(self._followed):
                 self.lags.sample(pid, now_us())
+            turn += 1
+            if turn % self.MEMORY_EVERY:
+                continue
             for child in list(self.children):
                 with contextlib.suppress(OSError, ValueError, IndexError):
                     rss, descriptors = child.rss_kib(), child.descriptors()
@@ -264,7 +268,8 @@ class Watch:
 
 
 class Lab:
-    def __init__(self, threshold=THRESHOLD):
+    def __init__(self, threshold=THRESHOLD, environment=None):
+        self.environment = environment or {}  # of all processes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="offramp-faults."))
         self.threshold, self.model, self.exits = threshold, MODEL, EXITS
         self.children, self._undo = [], []
@@ -327,7 +332,8 @@ class Lab:
     def offline(self):
         """The cascade's answers in one process, at every exit."""
         if self._offline is None:
-            self._offline = history.offline(PROGRAM, self.model, self.data, self.exits, self.folder)
+            self._offline = history.offline(PROGRAM, self.model, self.data, self.exits, self.folder,
+                                            {**os.environ, **self.environment})
         return self._offline
 
     def judge(self, device, **more):
@@ -347,8 +353,9 @@ class Lab:
 
 
 def cpp_tests(*cases):
-    """Runs test cases of offramp_tests by name; returns how many assertions they made."""
-    names = ",".join(case.replace(",", "\\,") for case in cases)
+    """Runs test cases of offramp_tests by name; says how many assertions they made."""
+    want(os.access(CPP_TESTS, os.X_OK), f"wanted the C++ tests, found none at {CPP_TESTS}")
+    names = ",".join(case.replace(",", "*") for case in cases)  # a comma would end a name
     done = subprocess.run([CPP_TESTS, f"--test-case={names}", "--no-intro", "--no-colors"],
                           capture_output=True, text=True, timeout=300)
     found = re.search(r"test cases:\s*(\d+) \|\s*(\d+) passed", done.stdout)

@@ -128,7 +128,8 @@ def judge(soak):
         verdicts.append(verdict)
         complaints += [f"{device.name}: {complaint}" for complaint in verdict.complaints]
         for (name, _, _), took in zip(soak.faults, verdict.recovery_ms):
-            slow_to_recover[name] = max(slow_to_recover[name], round(took))
+            if took is not None:
+                slow_to_recover[name] = max(slow_to_recover[name], round(took))
     try:
         lab.only_injected_deaths()
     except Failed as failed:
