@@ -1,5 +1,6 @@
 """What tests in Python set up around the program: drawn pictures, and keys for each tier."""
 
+import functools
 import math
 import random
 import subprocess
@@ -35,11 +36,15 @@ def drawn_picture(rng):
     return bytes(planes)
 
 
+@functools.lru_cache
+def drawn_data_set(count):
+    rng = random.Random(20)
+    return b"".join(bytes([i % 10]) + drawn_picture(rng) for i in range(count))
+
+
 def draw_data_set(folder, count):
     """`count` pictures of CIFAR-10's form, always the same, under labels that mean nothing."""
-    rng = random.Random(20)
-    records = (bytes([i % 10]) + drawn_picture(rng) for i in range(count))
-    (folder / "test_batch.bin").write_bytes(b"".join(records))
+    (folder / "test_batch.bin").write_bytes(drawn_data_set(count))
 
 
 def make_keys(program, folder):

@@ -148,7 +148,8 @@ class Verdict:
 
 def check(history, deadline_ms, threshold, offline, lags=None, healed_us=(), recover_ms=2000):
     """Judges a History. `healed_us` are times from which all is to be well again, within
-    `recover_ms`; `lags(begin, end)` says how long the process was kept from running, in us."""
+    `recover_ms` (a number, or one for each); `lags(begin, end)` says how long the process was kept
+    from running, in us."""
     verdict = Verdict(requests=len(history.pictures), complaints=list(history.complaints))
     outcomes = collections.Counter(one.status or "none" for one in history.pictures)
     verdict.outcomes = dict(outcomes)
@@ -177,14 +178,15 @@ def check(history, deadline_ms, threshold, offline, lags=None, healed_us=(), rec
     verdict.worst_unexplained_ms = worst_unexplained / 1000 if history.pictures else 0.0
     handed = [one for one in history.pictures if one.tier != "device" or not one.ok]
     verdict.handed_on = sum(one.tier != "device" for one in history.pictures)
-    for healed in healed_us:
+    bounds = recover_ms if isinstance(recover_ms, list) else [recover_ms] * len(healed_us)
+    for healed, bound in zip(healed_us, bounds, strict=True):
         took = recovery_ms(handed, healed)
         verdict.recovery_ms.append(took)
         if took is None:
             verdict.complaints.append("did not recover after a fault had ended")
-        elif took > recover_ms:
+        elif took > bound:
             verdict.complaints.append(
-                f"wanted to be well again within {recover_ms} ms, found {took:.0f} ms")
+                f"wanted to be well again within {bound} ms, found {took:.0f} ms")
     return verdict
 
 

@@ -268,6 +268,8 @@ class Watch:
 
 
 class Lab:
+    _offline = {}
+
     def __init__(self, threshold=THRESHOLD, environment=None):
         self.environment = environment or {}  # of all processes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="offramp-faults."))
@@ -280,7 +282,6 @@ class Lab:
         self.data.mkdir()
         draw_data_set(self.data, PICTURES)
         self.watch = Watch()
-        self._offline = None
 
     def __enter__(self):
         return self
@@ -331,10 +332,12 @@ class Lab:
 
     def offline(self):
         """The cascade's answers in one process, at every exit."""
-        if self._offline is None:
-            self._offline = history.offline(PROGRAM, self.model, self.data, self.exits, self.folder,
-                                            {**os.environ, **self.environment})
-        return self._offline
+        # Models of a lab's own are as short-lived as its folder; all else is the same in every lab.
+        key = (self.model, *self.environment.items())
+        if key not in Lab._offline:
+            Lab._offline[key] = history.offline(PROGRAM, self.model, self.data, self.exits,
+                                                self.folder, {**os.environ, **self.environment})
+        return Lab._offline[key]
 
     def judge(self, device, **more):
         """Checks a device's history; raises Failed, or returns its figures."""

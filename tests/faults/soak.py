@@ -18,6 +18,9 @@ from lab import Failed, Lab, now_us, want
 
 HEAL_SECONDS = 4.0
 RECOVER_MS = 2000
+# Changed bytes may leave a connection on which one side waits for the rest of a frame that has none:
+# what ends it are three pings or the time for handshakes, both 3 s.
+RECOVER_FROM_CORRUPTION_MS = RECOVER_MS + 3000
 # What a node may grow by while faults come and go.
 MOST_GROWN_KIB = 32 << 10
 MOST_DESCRIPTORS = 200
@@ -124,7 +127,8 @@ def judge(soak):
         verdict = history.check(device.finish(), deadline_ms=device.deadline_ms,
                                 threshold=lab.threshold, offline=lab.offline(),
                                 lags=lab.watch.lags.of(device.pid), healed_us=healed,
-                                recover_ms=RECOVER_MS)
+                                recover_ms=[RECOVER_FROM_CORRUPTION_MS if name == "corrupt"
+                                            else RECOVER_MS for name, _, _ in soak.faults])
         verdicts.append(verdict)
         complaints += [f"{device.name}: {complaint}" for complaint in verdict.complaints]
         for (name, _, _), took in zip(soak.faults, verdict.recovery_ms):
