@@ -21,7 +21,7 @@ void History::begin_line(const char* event, std::size_t id, std::size_t picture)
 
 void History::begun(std::size_t id, std::size_t picture) {
   begin_line("begun", id, picture);
-  file_.write(line_ + ",,,,,\n");
+  file_.write(line_ + ",,,,,,\n");
 }
 
 void History::answered(std::size_t id, std::size_t picture, const Outcome& outcome) {

@@ -15,7 +15,7 @@ namespace offramp::cli {
 ///
 ///     time_us,event,id,picture,tier,exit,label,probability,entropy,status,total_us
 ///
-/// `begun` (the last six are empty) when it has been read, `answered` when its outcome is known.
+/// `begun` (the last seven are empty) when it has been read, `answered` when its outcome is known.
 /// Times are the machine's steady clock, which all its processes share. Ids count up, and `picture`
 /// is the place among the run's pictures. Floats are hexadecimal, the entropy is normalised;
 /// total_us is what the device took, from `begun` on.

@@ -106,8 +106,8 @@ class Dealer:
         self._zmq.zmq_ctx_term(self._context)
 
     def send(self, count, size):
-        """One message of so many parts; False when it is not taken. ZeroMQ sends none of them before
-        it has the last one."""
+        """One message of so many parts; False when it is not taken. ZeroMQ sends none of them
+        before it has the last one."""
         part = bytes(size)
         flags = [self.SNDMORE] * (count - 1) + [0]
         return all(self._zmq.zmq_send(self._socket, part, size, more) == size for more in flags)

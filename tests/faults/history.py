@@ -89,8 +89,8 @@ def offline(program, model, data, exits, folder, environment=None):
 
 
 class Lags:
-    """How long processes' first threads were ready to run and did not, as the kernel counts it. In a
-    device, that is the thread that answers."""
+    """How long processes' first threads were ready to run and did not, as the kernel counts it. In
+    a device, that is the thread that answers."""
 
     def __init__(self):
         self._samples = collections.defaultdict(lambda: ([], []))  # pid -> times us, waited us
@@ -126,7 +126,7 @@ class Verdict:
     compared: int = 0  # answers found equal to one process, bit for bit
     worst_overrun_ms: float = 0.0  # beyond the deadline; negative when nothing came near it
     over_bound: int = 0  # later than the deadline and GRACE_US
-    over_bound_unexplained: int = 0  # later even without the time that the process waited for a core
+    over_bound_unexplained: int = 0  # later even without the time it waited for a core
     worst_unexplained_ms: float = 0.0
     recovery_ms: list = dataclasses.field(default_factory=list)  # of each healing; None: never
     complaints: list = dataclasses.field(default_factory=list)

@@ -92,6 +92,11 @@ class Child:
     def alive(self):
         return self.process.poll() is None
 
+    def await_file(self, path):
+        """Waits until the process has written a file, which it does when it is ready."""
+        wait_until(lambda: path.exists() or not self.alive(), START_SECONDS, f"{self.name}: {path}")
+        want(path.exists(), f"{self.name} did not start: {tail(self.said())}")
+
     def said(self):
         return self.log.read_text(errors="replace")
 
@@ -158,8 +163,7 @@ class Node(Child):
         if following:
             command += ["--next", following if isinstance(following, str) else following.address]
         super().__init__(lab, name, command, environment)
-        wait_until(lambda: port_file.exists() or not self.alive(), START_SECONDS, f"{name} to start")
-        want(port_file.exists(), f"{name} did not start: {tail(self.said())}")
+        self.await_file(port_file)
         self.address = port_file.read_text().strip().removeprefix("tcp://")
 
     def again(self, lab):
@@ -183,8 +187,7 @@ class Proxy(Child):
         command = [*prefix, CHAOS_PROXY, "--listen", listen, "--to", to]
         command += ["--seed", seed, "--port-file", port_file]
         super().__init__(lab, name, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        wait_until(lambda: port_file.exists() or not self.alive(), START_SECONDS, f"{name} to start")
-        want(port_file.exists(), f"{name} did not start: {tail(self.said())}")
+        self.await_file(port_file)
         self.address = port_file.read_text().strip()
 
     def __call__(self, command):
@@ -344,7 +347,8 @@ class Lab:
         verdict = history.check(device.finish(), deadline_ms=device.deadline_ms,
                                 threshold=self.threshold, offline=self.offline(),
                                 lags=self.watch.lags.of(device.pid), **more)
-        want(not verdict.complaints, "; ".join(verdict.complaints[:4]) + " [" + verdict.text() + "]")
+        first = "; ".join(verdict.complaints[:4])
+        want(not verdict.complaints, f"{first} [{verdict.text()}]")
         self.only_injected_deaths()
         return verdict
 

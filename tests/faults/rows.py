@@ -207,7 +207,8 @@ def slow_link(quick):
         verdict = lab.judge(device, healed_us=[now_us()])
         told.append(f"delay beyond the deadline for 5 s: {verdict.text()}")
         proxy("rate 125000")
-        device = lab.device(proxy, 10 if quick else 30, name="slow", every="100ms", deadline_ms=3000)
+        device = lab.device(proxy, 10 if quick else 30, name="slow", every="100ms",
+                            deadline_ms=3000)
         device.wait_connected()
         verdict = lab.judge(device)
         want(verdict.handed_on > 0, "nothing was answered over a link with 1 Mbit/s")
@@ -302,7 +303,8 @@ def other_model(quick):
                      "device: a next tier with another model is an error that names both",
                      "node: an edge whose cloud has another model serves on*",
                      "different models on two tiers end with 78 and name both",
-                     "message: golden bytes of net/WIRE.md", "message: a newer minor version is read",
+                     "message: golden bytes of net/WIRE.md",
+                     "message: a newer minor version is read",
                      "message: unknown items are skipped*")
 
 

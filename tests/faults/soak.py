@@ -18,8 +18,8 @@ from lab import Failed, Lab, now_us, want
 
 HEAL_SECONDS = 4.0
 RECOVER_MS = 2000
-# Changed bytes may leave a connection on which one side waits for the rest of a frame that has none:
-# what ends it are three pings or the time for handshakes, both 3 s.
+# Changed bytes may leave a connection on which one side waits for the rest of a frame that has
+# none: what ends it are three pings or the time for handshakes, both 3 s.
 RECOVER_FROM_CORRUPTION_MS = RECOVER_MS + 3000
 # What a node may grow by while faults come and go.
 MOST_GROWN_KIB = 32 << 10
