@@ -122,7 +122,15 @@ struct Encoder {
     const std::size_t size = std::min(m.text.size(), kMaxTextBytes);
     begin_item(Item::kText, size);
     for (std::size_t i = 0; i < size; ++i) items.u8(static_cast<std::uint8_t>(m.text[i]));
+    if (m.retry_after_us > 0) {
+      begin_item(Item::kRetryAfter, kRetryAfterBytes);
+      items.u32(m.retry_after_us);
+    }
     return Type::kError;
+  }
+  Type operator()(const Credit& m) {
+    f.credit = m.window;
+    return Type::kCredit;
   }
   Type operator()(const Ping& m) {
     f.request = make_request_id(0, m.sequence);
@@ -133,7 +141,16 @@ struct Encoder {
     begin_item(Item::kLoad, kLoadBytes);
     items.u32(m.queue_depth);
     items.u32(m.held_us);
+    if (m.workers > 0) {
+      begin_item(Item::kPace, kPaceBytes);
+      items.u32(m.service_us);
+      items.u16(m.workers);
+    }
     return Type::kPong;
+  }
+  Type operator()(const Cancel& m) {
+    f.request = m.request;
+    return Type::kCancel;
   }
   Type operator()(const Drain&) { return Type::kDrain; }
   Type operator()(const Bye&) { return Type::kBye; }

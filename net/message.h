@@ -19,7 +19,9 @@
 namespace offramp {
 
 inline constexpr std::uint8_t kWireMajor = 1;
-inline constexpr std::uint8_t kWireMinor = 1;
+inline constexpr std::uint8_t kWireMinor = 2;
+/// The first minor version with CREDIT and CANCEL; older peers take them for malformed.
+inline constexpr std::uint8_t kMinorOfCredit = 2;
 inline constexpr std::size_t kFixedHeaderBytes = 96;
 inline constexpr std::size_t kMajorOffset = 4;         ///< where every version has its major number
 inline constexpr std::size_t kMaxHeaderBytes = 65535;  ///< the header's length is a u16
@@ -81,8 +83,9 @@ enum class Codec : std::uint8_t { kRaw = 0, kLz4 = 1 };
 struct Hello {
   std::uint64_t session = 0;  ///< random
   WireModelId model{};
-  std::uint8_t cut = 0;  ///< index of the stage that is to run next
-  Shape shape;           ///< of one sample at the cut
+  std::uint8_t cut = 0;             ///< index of the stage that is to run next
+  Shape shape;                      ///< of one sample at the cut
+  std::uint8_t minor = kWireMinor;  ///< when read, the sender's; encode() always writes ours
   bool operator==(const Hello&) const = default;
 };
 
@@ -93,7 +96,8 @@ struct Welcome {
   std::uint8_t cut = 0;
   Shape shape;
   Tier tier = Tier::kEdge;
-  std::uint16_t window = 0;  ///< requests that may be away at once
+  std::uint16_t window = 0;         ///< requests that may be away at once
+  std::uint8_t minor = kWireMinor;  ///< as in Hello
   bool operator==(const Welcome&) const = default;
 };
 
@@ -145,7 +149,22 @@ struct Fault {
   FaultCode code = FaultCode::kNoSession;
   WireModelId model{};  ///< of the sender
   std::string text{};   ///< one line for people
+  /// Of kOverloaded: when there is likely to be room again; 0 when the sender does not say.
+  std::uint32_t retry_after_us = 0;
   bool operator==(const Fault&) const = default;
+};
+
+/// Node to client: from now on so many requests of this connection may be away at once. Each answer
+/// gives one of them back. Since version 1.2.
+struct Credit {
+  std::uint16_t window = 0;
+  bool operator==(const Credit&) const = default;
+};
+
+/// Client to node: nobody waits for this answer any more. It may still come. Since version 1.2.
+struct Cancel {
+  RequestId request{};
+  bool operator==(const Cancel&) const = default;
 };
 
 struct Ping {
@@ -158,6 +177,9 @@ struct Pong {
   std::uint64_t sequence = 0;
   std::uint32_t queue_depth = 0;  ///< requests waiting for a worker
   std::uint32_t held_us = 0;      ///< between the ping's arrival and this message
+  /// Median time that a worker takes for a request, and workers; 0 when the node does not say.
+  std::uint32_t service_us = 0;
+  std::uint16_t workers = 0;
   bool operator==(const Pong&) const = default;
 };
 
@@ -171,7 +193,8 @@ struct Bye {
   bool operator==(const Bye&) const = default;
 };
 
-using Message = std::variant<Hello, Welcome, Handoff, Verdict, Fault, Ping, Pong, Drain, Bye>;
+using Message =
+    std::variant<Hello, Welcome, Handoff, Verdict, Fault, Credit, Ping, Pong, Cancel, Drain, Bye>;
 
 /// Why bytes were not a message.
 enum class Malformed : std::uint8_t {

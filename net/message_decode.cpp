@@ -71,7 +71,9 @@ struct Items {
   std::optional<std::string> text;
   std::optional<std::vector<float>> probabilities;
   std::vector<Hop> hops;
-  std::optional<Pong> load;
+  std::optional<Pong> load;  ///< queue_depth and held_us
+  std::optional<Pong> pace;  ///< service_us and workers
+  std::optional<std::uint32_t> retry_after_us;
   std::optional<Verdict> decision;
   std::optional<FaultCode> fault;
 };
@@ -113,6 +115,16 @@ std::optional<Malformed> read_item(Item item, std::span<const std::uint8_t> valu
       out.load.emplace();
       out.load->queue_depth = in.u32();
       out.load->held_us = in.u32();
+      return {};
+    case Item::kPace:
+      if (out.pace || value.size() != kPaceBytes) return Malformed::kItem;
+      out.pace.emplace();
+      out.pace->service_us = in.u32();
+      out.pace->workers = in.u16();
+      return {};
+    case Item::kRetryAfter:
+      if (out.retry_after_us || value.size() != kRetryAfterBytes) return Malformed::kItem;
+      out.retry_after_us = in.u32();
       return {};
     case Item::kDecision: {
       if (out.decision || value.size() != kDecisionBytes) return Malformed::kItem;
@@ -196,13 +208,15 @@ Decoded decode_control(const Fixed& f, Items& items) {
         return Malformed::kField;
       const std::uint64_t session = first_half(f.request);
       if (static_cast<Type>(f.type) == Type::kHello)
-        return Hello{.session = session, .model = f.model, .cut = f.cut, .shape = *shape};
+        return Hello{
+            .session = session, .model = f.model, .cut = f.cut, .shape = *shape, .minor = f.minor};
       return Welcome{.session = session,
                      .model = f.model,
                      .cut = f.cut,
                      .shape = *shape,
                      .tier = static_cast<Tier>(f.tier),
-                     .window = f.credit};
+                     .window = f.credit,
+                     .minor = f.minor};
     }
     case Type::kResult:
       return decode_result(f, items);
@@ -211,14 +225,23 @@ Decoded decode_control(const Fixed& f, Items& items) {
       return Fault{.request = f.request,
                    .code = *items.fault,
                    .model = f.model,
-                   .text = items.text.value_or("")};
+                   .text = items.text.value_or(""),
+                   .retry_after_us = items.retry_after_us.value_or(0)};
+    case Type::kCredit:
+      return Credit{.window = f.credit};
     case Type::kPing:
       return Ping{.sequence = second_half(f.request)};
     case Type::kPong: {
       Pong pong = items.load.value_or(Pong{});
       pong.sequence = second_half(f.request);
+      if (items.pace) {
+        pong.service_us = items.pace->service_us;
+        pong.workers = items.pace->workers;
+      }
       return pong;
     }
+    case Type::kCancel:
+      return Cancel{.request = f.request};
     case Type::kDrain:
       return Drain{};
     case Type::kBye:

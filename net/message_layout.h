@@ -11,15 +11,17 @@ namespace offramp::wire {
 inline constexpr std::array<std::uint8_t, 4> kMagic{'O', 'F', 'R', 'P'};
 inline constexpr std::uint32_t kMaxSide = 1u << 24;
 
-// The numbers of net/WIRE.md. 6 (CREDIT) and 9 (CANCEL) are reserved.
+// The numbers of net/WIRE.md.
 enum class Type : std::uint8_t {
   kHello = 1,
   kWelcome = 2,
   kInfer = 3,
   kResult = 4,
   kError = 5,
+  kCredit = 6,
   kPing = 7,
   kPong = 8,
+  kCancel = 9,
   kDrain = 10,
   kBye = 11,
 };
@@ -29,6 +31,8 @@ enum class Item : std::uint8_t {
   kProbabilities = 0x02,
   kHop = 0x03,
   kLoad = 0x04,
+  kPace = 0x05,
+  kRetryAfter = 0x06,
   kDecision = 0x81,
   kFault = 0x82,
 };
@@ -36,6 +40,8 @@ inline constexpr std::uint8_t kMustUnderstand = 0x80;
 
 inline constexpr std::size_t kHopBytes = 17;
 inline constexpr std::size_t kLoadBytes = 8;
+inline constexpr std::size_t kPaceBytes = 6;
+inline constexpr std::size_t kRetryAfterBytes = 4;
 inline constexpr std::size_t kDecisionBytes = 17;
 inline constexpr std::size_t kFaultBytes = 2;
 

@@ -3,13 +3,20 @@
 #include <zmq.h>
 
 #include <algorithm>
+#include <atomic>
+#include <string>
 #include <vector>
 
 namespace offramp {
 namespace {
 
-constexpr const char* kEndpoint = "inproc://monitor";
 constexpr std::size_t kEventBytes = 6;  // u16 type, u32 value, in the machine's byte order
+
+// A context may have several.
+std::string new_endpoint() {
+  static std::atomic<unsigned> count{0};
+  return "inproc://monitor-" + std::to_string(count++);
+}
 
 }  // namespace
 
@@ -18,8 +25,9 @@ SocketMonitor::SocketMonitor(const ZmqContext& context, ZmqSocket& watched, int 
   reader_.set(ZMQ_LINGER, 0);
   // ZeroMQ's own thread waits when this queue is full, and with it all connections.
   reader_.set(ZMQ_RCVHWM, 0);
-  if (zmq_socket_monitor(watched.get(), kEndpoint, events) != 0 ||
-      zmq_connect(reader_.get(), kEndpoint) != 0)
+  const std::string endpoint = new_endpoint();
+  if (zmq_socket_monitor(watched.get(), endpoint.c_str(), events) != 0 ||
+      zmq_connect(reader_.get(), endpoint.c_str()) != 0)
     throw_zmq_error("socket monitor");
 }
 

@@ -16,7 +16,7 @@ class SocketMonitor {
     std::uint32_t value = 0;  ///< an errno, a ZMQ_PROTOCOL_ERROR_..., a status of ZAP
   };
 
-  /// `events` is a mask of ZMQ_EVENT_...; before `watched` binds or connects. One for each context.
+  /// `events` is a mask of ZMQ_EVENT_...; before `watched` binds or connects.
   /// `watched` outlives this. Throws Error{kSystem}.
   SocketMonitor(const ZmqContext& context, ZmqSocket& watched, int events);
   ~SocketMonitor();

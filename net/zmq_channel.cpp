@@ -10,7 +10,6 @@
 
 #include "engine/error.h"
 #include "net/monitor.h"
-#include "net/socket.h"
 #include "net/tensor_codec.h"
 
 namespace offramp {
@@ -29,8 +28,9 @@ class Connection {
  public:
   Connection(const std::string& endpoint, std::size_t max_frame_bytes,
              const ZmqChannelOptions& options)
-      : dealer_(context_, ZMQ_DEALER),
-        monitor_(context_, dealer_, kMonitored | handshake_failure_events()) {
+      : context_(options.context ? options.context : std::make_shared<ZmqContext>()),
+        dealer_(*context_, ZMQ_DEALER),
+        monitor_(*context_, dealer_, kMonitored | handshake_failure_events()) {
     set_link_options(dealer_, max_frame_bytes, options.window);
     if (options.keys && !is_ipc(endpoint)) {
       require_curve();
@@ -70,7 +70,7 @@ class Connection {
   }
 
  private:
-  ZmqContext context_;
+  std::shared_ptr<ZmqContext> context_;
   ZmqSocket dealer_;
   SocketMonitor monitor_;
 };

@@ -11,6 +11,7 @@
 #include "net/channel.h"
 #include "net/keys.h"
 #include "net/link_session.h"
+#include "net/socket.h"
 
 namespace offramp {
 
@@ -24,6 +25,9 @@ struct ZmqChannelOptions {
   LinkTimes times;
   int window = 64;                 ///< most requests away at once; sizes the socket's queues
   std::optional<LinkKeys> keys{};  ///< none: plaintext
+  /// Its I/O thread carries the link; none: one of its own. Many links may share one, of which each
+  /// is used by one thread at a time.
+  std::shared_ptr<ZmqContext> context{};
 };
 
 /// Starts connecting at once and never waits for it. Throws Error{kUsage} for an endpoint that
