@@ -47,12 +47,12 @@ def between(pictures, begin_us, end_us):
 def killed(quick):
     with Lab() as lab:
         cloud, edge = lab.tiers()
-        kills, healed = (3 if quick else 8), []
+        kills, healed = (2 if quick else 8), []
         device = lab.device(edge, 2.5 * kills + 3)
         device.wait_connected()
         for number in range(kills):
             time.sleep(2)
-            if number % 3 == 2:
+            if number % 2:
                 cloud.kill()
                 cloud = lab.again(cloud)
             else:
