@@ -407,7 +407,8 @@ TEST_CASE("device: a late edge is not waited for beyond the deadline") {
   Device device(cascade.stages(), cascade.id(), {.deadline = milliseconds(100)},
                 to(cascade, edge.endpoint(), 1), {});
   for (const Outcome& outcome : run_all(device, cascade)) {
-    CHECK(outcome.degraded == Reason::kLate);
+    // Where round trips are slow, the edge may find it out first.
+    CHECK((outcome.degraded == Reason::kLate || outcome.degraded == Reason::kExpired));
     CHECK(outcome.tier == Tier::kDevice);
     CHECK(outcome.total_us < 100'000 + kSlackUs);
   }
