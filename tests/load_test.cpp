@@ -307,14 +307,15 @@ TEST_CASE("load: asked for three times what it can do, a node does what it can, 
     std::this_thread::sleep_until(begin + (round + 1) * kInterval);
   }
   const Clock::duration busy = Clock::now() - begin;
-  listen(milliseconds(200));
+  const auto all_answered = [&] { return good + late + refused == kClients * kRounds; };
+  for (int i = 0; i < 20 && !all_answered(); ++i) listen(milliseconds(200));
   const double share = static_cast<double>(worked) / static_cast<double>(busy.count());
   MESSAGE(good, " in time, ", late, " late, ", refused, " refused; at work for ", share);
   CHECK(share >= 0.7);
   CHECK(late <= good / 5);
   CHECK(refused > good / 2);
   CHECK(retry_later > refused / 2);
-  CHECK(good + late + refused == kClients * kRounds);
+  CHECK(all_answered());
 }
 
 TEST_CASE("load: stopping a crowded node in the middle of its batches loses nothing") {
