@@ -123,6 +123,15 @@ Answer NextTier::better_answer(Request request, Verdict verdict, Clock::time_poi
   return {.peer = std::move(away.peer), .verdict = std::move(verdict)};
 }
 
+std::vector<LinkStatus> NextTier::links() const {
+  if (!channel_) return {};
+  return {{.endpoint = channel_->endpoint(),
+           .state = channel_->state(),
+           .away = away_.size(),
+           .window = channel_->window(),
+           .round_trip = channel_->round_trip()}};
+}
+
 void NextTier::waitables(std::vector<Waitable>& out) const {
   if (channel_) channel_->waitables(out);
 }

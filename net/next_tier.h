@@ -12,6 +12,7 @@
 #include "net/batch_runner.h"
 #include "net/channel.h"
 #include "net/log.h"
+#include "net/telemetry.h"
 
 namespace offramp {
 
@@ -49,6 +50,8 @@ class NextTier {
   std::size_t away() const { return away_.size(); }
   /// Answers that came too late, or twice, and were dropped.
   std::uint64_t unmatched() const { return unmatched_; }
+  /// How the link stands; empty when there is no next tier.
+  std::vector<LinkStatus> links() const;
 
  private:
   struct Away {

@@ -46,7 +46,9 @@ struct Node::Impl {
         // A path needs no lock beside its permissions.
         gate(options.tier, is_ipc(options.listen) ? std::nullopt : options.keys, log),
         fronts(options.listen, options.loopbacks, admission.limits(), options.window, gate),
-        service(stages, admission, model, options, std::move(next), fronts, std::move(log)) {}
+        telemetry(stages.size()),
+        service(stages, admission, model, options, std::move(next), fronts, telemetry,
+                std::move(log)) {}
 
   void loop();
   void wait_for_work();
@@ -56,6 +58,7 @@ struct Node::Impl {
   Admission admission;
   Gate gate;
   Fronts fronts;
+  Telemetry telemetry;
   Service service;
   EventFd stop_event;
   std::thread thread;  ///< runs loop()
@@ -70,6 +73,7 @@ void Node::Impl::loop() {
     take_messages(Clock::now());
     service.take_results(Clock::now());
     service.review_sessions(now);
+    service.report(now);
     if (service.draining() && service.drained(now)) break;
   }
   service.end_drain();
@@ -114,8 +118,14 @@ void Node::wait() {
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
+TelemetrySnapshot Node::telemetry() const {
+  TelemetrySnapshot snapshot = impl_->telemetry.snapshot(Clock::now());
+  snapshot.counters.denied = impl_->gate.denials();
+  return snapshot;
+}
+
 NodeCounters Node::counters() const {
-  NodeCounters counters = impl_->service.counters();
+  NodeCounters counters = impl_->telemetry.counters();
   counters.denied = impl_->gate.denials();
   return counters;
 }

@@ -9,9 +9,7 @@
 // absent, lost or late, the answer is the node's own, marked with the reason.
 #pragma once
 
-#include <array>
 #include <chrono>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -24,6 +22,7 @@
 #include "net/gate.h"
 #include "net/log.h"
 #include "net/loopback.h"
+#include "net/telemetry.h"
 #include "net/tensor_codec.h"
 
 namespace offramp {
@@ -50,23 +49,6 @@ struct NodeOptions {
   /// Called by a worker for each request of a batch before their stages run: to pace a node or to
   /// hold it up in tests.
   std::function<void()> before_compute{};
-};
-
-struct NodeCounters {
-  std::uint64_t requests = 0;       ///< INFER messages that were accepted
-  std::uint64_t batches = 0;        ///< that the workers have computed
-  std::uint64_t answers = 0;        ///< RESULT messages, all of them
-  std::uint64_t forwarded = 0;      ///< handed to the next tier
-  std::uint64_t degraded = 0;       ///< answers with a reason, the next tier's included
-  std::uint64_t faults = 0;         ///< ERROR messages sent
-  std::uint64_t expired = 0;        ///< dropped when they left the queue: too late to be of use
-  std::uint64_t cancelled = 0;      ///< taken back by their peers, in time
-  std::uint64_t undeliverable = 0;  ///< messages to peers that had gone
-  std::uint64_t unmatched = 0;      ///< answers of the next tier that came too late
-  std::uint64_t unanswered = 0;     ///< still being computed when the time to stop was over
-  std::array<std::uint64_t, kMalformedCount> malformed{};  ///< dropped, by Malformed
-  std::uint64_t struck_out = 0;  ///< connections that are not heard after three such messages
-  DenialCounts denied{};         ///< connections and messages that were not let in, by Denial
 };
 
 class Node {
@@ -96,7 +78,9 @@ class Node {
     wait();
   }
 
+  /// Both from any thread, and without a wait for the node's own.
   NodeCounters counters() const;
+  TelemetrySnapshot telemetry() const;
 
   /// Replaces the list of NodeOptions::keys, for connections that are open too. From any thread.
   void allow(AllowList allowed);

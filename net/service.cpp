@@ -14,6 +14,10 @@ namespace {
 // long, is not waited for.
 constexpr std::chrono::milliseconds kDrainSilence{1000};
 
+// Between the signs of life that the workers are asked for.
+constexpr std::chrono::milliseconds kProbeInterval{1000};
+// Links are copied under a lock, so not in every turn.
+constexpr std::chrono::milliseconds kLinkReportInterval{100};
 // Requests that can be here at once: those that wait, and those that are computed.
 std::size_t room(std::span<const Stage> stages, const NodeOptions& options) {
   const Plan& plan = stages[static_cast<std::size_t>(options.first_stage)].plan();
@@ -25,21 +29,17 @@ std::size_t room(std::span<const Stage> stages, const NodeOptions& options) {
 
 Service::Service(std::span<const Stage> stages, const Admission& admission,
                  const WireModelId& model, const NodeOptions& options,
-                 std::unique_ptr<Channel> next, Fronts& fronts, Log log)
+                 std::unique_ptr<Channel> next, Fronts& fronts, Telemetry& telemetry, Log log)
     : admission_(admission),
       model_(model),
       tier_(options.tier),
       drain_(options.drain),
       fronts_(fronts),
+      telemetry_(telemetry),
       log_(std::move(log)),
       credits_(static_cast<std::uint16_t>(options.window), room(stages, options)),
       next_(std::move(next), model, options.first_stage + options.stage_count, log_),
       workers_(stages, options) {}
-
-NodeCounters Service::counters() const {
-  const std::lock_guard lock(counters_mutex_);
-  return counters_;
-}
 
 void Service::waitables(std::vector<Waitable>& out) const {
   next_.waitables(out);
@@ -101,7 +101,7 @@ void Service::handle(const Peer& peer, const Hello& hello, Clock::time_point now
 }
 
 // With very many knocks waiting there is no answer: a node whose workers are stuck is silent.
-void Service::knock(const Peer& peer, const std::variant<Hello, Ping>& message,
+void Service::knock(const Peer& peer, const std::variant<Hello, Ping, Probe>& message,
                     Clock::time_point now) {
   static_cast<void>(workers_.push(Knock{.peer = peer, .message = message, .arrived = now}));
 }
@@ -126,7 +126,7 @@ void Service::handle(const Peer& peer, Session& session, const Handoff& handoff,
   } else {
     ++in_work_;
     ++here_[peer];
-    count([](NodeCounters& c) { ++c.requests; });
+    telemetry_.accepted(handoff.tensor);
   }
 }
 
@@ -144,7 +144,7 @@ void Service::handle(const Peer& peer, const Cancel& cancel) {
   if (!waited && !next_.forget(peer, cancel.request)) return;
   if (waited) --in_work_;
   leave(peer);
-  count([](NodeCounters& c) { ++c.cancelled; });
+  telemetry_.cancelled();
 }
 
 void Service::leave(const Peer& peer) {
@@ -153,12 +153,12 @@ void Service::leave(const Peer& peer) {
 }
 
 void Service::handle(const Peer& peer, Malformed reason, Clock::time_point now) {
-  count([reason](NodeCounters& c) { ++c.malformed[static_cast<std::size_t>(reason)]; });
+  telemetry_.malformed(reason);
   say(LogLevel::kDebug, std::string("malformed message dropped: ") + malformed_name(reason));
   if (reason == Malformed::kVersion)
     fault(peer, {}, FaultCode::kVersion, "wanted protocol version " + std::to_string(kWireMajor));
   if (!fronts_.strike(peer, now)) return;
-  count([](NodeCounters& c) { ++c.struck_out; });
+  telemetry_.struck_out();
   say(LogLevel::kDebug, "a peer is not heard any more: its messages were malformed three times");
   sessions_.close(peer);
 }
@@ -180,10 +180,31 @@ void Service::take_results(Clock::time_point now) {
   if (out_of_time(now)) next_.give_up(Reason::kLate, now, answers);
   if (!answers.empty()) last_exchange_ = now;
   answer(std::move(answers));
-  count([this](NodeCounters& c) { c.unmatched = next_.unmatched(); });
+  telemetry_.set_unmatched(next_.unmatched());
+}
+
+void Service::report(Clock::time_point now) {
+  telemetry_.turned(now);
+  telemetry_.set(Load{.queued = workers_.queued(),
+                      .in_work = in_work_,
+                      .away = next_.away(),
+                      .sessions = sessions_.size()});
+  if (now >= next_link_report_) {
+    telemetry_.set(next_.links());
+    next_link_report_ = now + kLinkReportInterval;
+  }
+  if (probing_ || now < next_probe_) return;
+  probing_ = workers_.push(Knock{.peer = {}, .message = Probe{}, .arrived = now});
+  if (probing_) telemetry_.workers_asked(now);
 }
 
 void Service::finish(Knock knock, Clock::time_point now) {
+  if (std::holds_alternative<Probe>(knock.message)) {
+    probing_ = false;
+    next_probe_ = now + kProbeInterval;
+    telemetry_.workers_answered();
+    return;
+  }
   if (const auto* ping = std::get_if<Ping>(&knock.message)) {
     send(knock.peer, Pong{.sequence = ping->sequence,
                           .queue_depth = static_cast<std::uint32_t>(workers_.queued()),
@@ -207,9 +228,10 @@ void Service::finish(Knock knock, Clock::time_point now) {
 void Service::finish(Done done, Clock::time_point now) {
   --in_work_;
   last_exchange_ = now;
+  telemetry_.dequeued(done.hop.queue_us);
   if (done.fate == Fate::kExpired) {
     leave(done.job.peer);
-    count([](NodeCounters& c) { ++c.expired; });
+    telemetry_.expired();
     fault(done.job.peer, done.job.request, FaultCode::kExpired, "the budget had run out");
     return;
   }
@@ -218,7 +240,8 @@ void Service::finish(Done done, Clock::time_point now) {
     overloaded(done.job.peer, done.job.request, "the queue is full, and others have less of it");
     return;
   }
-  if (done.batch > 0) count([](NodeCounters& c) { ++c.batches; });
+  if (done.batch > 0) telemetry_.batched(done.batch);
+  telemetry_.computed(done.hop, done.decision);
   Verdict own{.request = done.job.request,
               .decision = done.decision,
               .tier = tier_,
@@ -226,9 +249,12 @@ void Service::finish(Done done, Clock::time_point now) {
               .hops = {done.hop},
               .probabilities = std::move(done.probabilities)};
   if (!done.answers) {
+    const DType dtype = done.carry.dtype;
+    const Codec codec = done.carry.codec;
+    const std::size_t bytes = done.carry.payload.size();
     const Reason obstacle = next_.hand_on(own, done, now);
     if (obstacle == Reason::kNone) {
-      count([](NodeCounters& c) { ++c.forwarded; });
+      telemetry_.handed_on(dtype, codec, bytes);
       return;
     }
     own.degraded = obstacle;
@@ -241,6 +267,7 @@ void Service::finish(Done done, Clock::time_point now) {
 
 void Service::begin_drain(Clock::time_point now) {
   draining_ = true;
+  telemetry_.draining();
   drain_began_ = last_exchange_ = now;
   say(LogLevel::kInfo,
       "stopping: " + std::to_string(in_work_ + next_.away()) + " requests to finish");
@@ -259,9 +286,7 @@ bool Service::drained(Clock::time_point now) const {
          now - drain_began_ >= drain_ + kDrainSilence;
 }
 
-void Service::end_drain() {
-  count([this](NodeCounters& c) { c.unanswered = in_work_; });
-}
+void Service::end_drain() { telemetry_.set_unanswered(in_work_); }
 
 // ---- to peers ----
 
@@ -270,10 +295,7 @@ void Service::answer(const Peer& peer, Verdict verdict) {
     fault(peer, verdict.request, FaultCode::kNoAnswer, "the exit's numbers are not finite");
     return;
   }
-  count([&verdict](NodeCounters& c) {
-    ++c.answers;
-    if (verdict.degraded != Reason::kNone) ++c.degraded;
-  });
+  telemetry_.answered(verdict);
   send(peer, std::move(verdict));
 }
 
@@ -297,13 +319,13 @@ void Service::overloaded(const Peer& peer, const RequestId& request, std::string
 }
 
 void Service::send(const Peer& peer, Fault fault) {
-  count([](NodeCounters& c) { ++c.faults; });
+  telemetry_.faulted(fault.code);
   send(peer, Message(std::move(fault)));
 }
 
 void Service::send(const Peer& peer, Message message) {
   if (fronts_.send(peer, std::move(message))) return;
-  count([](NodeCounters& c) { ++c.undeliverable; });
+  telemetry_.undeliverable();
   sessions_.close(peer);
 }
 

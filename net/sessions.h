@@ -38,6 +38,7 @@ class Sessions {
   /// Forgets silent peers. Cheap enough for every turn of a loop.
   void expire(Clock::time_point now);
 
+  std::size_t size() const { return count_; }
   bool empty() const { return count_ == 0; }
   std::vector<Peer> peers() const;
   /// Calls visit(const Peer&, Session&) for each; it opens and closes none.

@@ -22,10 +22,13 @@
 
 namespace offramp {
 
+/// The node's own question whether its workers are alive.
+struct Probe {};
+
 /// A message that a worker is to answer, so that the answer proves that the workers are alive.
 struct Knock {
   Peer peer;
-  std::variant<Hello, Ping> message;
+  std::variant<Hello, Ping, Probe> message;
   Clock::time_point arrived;
 };
 

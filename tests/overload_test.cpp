@@ -36,7 +36,7 @@ void wait_until(Condition condition) {
 
 }  // namespace
 
-TEST_CASE("load: what has queued is computed in batches, with the cascade's answers") {
+TEST_CASE("overload: what has queued is computed in batches, with the cascade's answers") {
   const SmallCascade cascade(Thresholds::kMixed, 60, 8);
   HeldWork work;
   NodeOptions options = whole_rest();
@@ -64,7 +64,7 @@ TEST_CASE("load: what has queued is computed in batches, with the cascade's answ
   CHECK(counters.batches <= counters.requests - 14);
 }
 
-TEST_CASE("load: many sessions share the room, and get it back") {
+TEST_CASE("overload: many sessions share the room, and get it back") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   NodeOptions options = whole_rest();
   options.queue_capacity = 9;  // and one at work: room for 10
@@ -114,7 +114,7 @@ TEST_CASE("load: many sessions share the room, and get it back") {
   }
 }
 
-TEST_CASE("load: a request that is taken back while it waits gives up its place") {
+TEST_CASE("overload: a request that is taken back while it waits gives up its place") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   HeldWork work;
   NodeOptions options = whole_rest();
@@ -152,7 +152,7 @@ TEST_CASE("load: a request that is taken back while it waits gives up its place"
   CHECK(node.counters().unanswered == 0);
 }
 
-TEST_CASE("load: a request that is taken back while the next tier has it is not answered") {
+TEST_CASE("overload: a request that is taken back while the next tier has it is not answered") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   HeldWork work;
   NodeOptions slow{.tier = Tier::kCloud, .listen = "tcp://127.0.0.1:*", .first_stage = 2};
@@ -178,7 +178,8 @@ TEST_CASE("load: a request that is taken back while the next tier has it is not 
   CHECK(verdict->request == make_request_id(1, 2));
 }
 
-TEST_CASE("load: what could not be answered in time is refused at once, and told when to return") {
+TEST_CASE(
+    "overload: what could not be answered in time is refused at once, and told when to return") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   NodeOptions options = whole_rest();
   std::atomic<bool> hold{false}, taken{false};
@@ -217,7 +218,7 @@ TEST_CASE("load: what could not be answered in time is refused at once, and told
   CHECK(node.counters().requests == 5);
 }
 
-TEST_CASE("load: with one greedy device, the others keep what they ask for") {
+TEST_CASE("overload: with one greedy device, the others keep what they ask for") {
   const SmallCascade cascade(Thresholds::kNone, 1, 4);
   NodeOptions options = whole_rest();
   options.queue_capacity = 32;
@@ -261,7 +262,7 @@ TEST_CASE("load: with one greedy device, the others keep what they ask for") {
   CHECK(good >= kModest * kEach * 9 / 10);
 }
 
-TEST_CASE("load: asked for three times what it can do, a node does what it can, in time") {
+TEST_CASE("overload: asked for three times what it can do, a node does what it can, in time") {
   const SmallCascade cascade(Thresholds::kNone, 1, 4);
   NodeOptions options = whole_rest();
   std::atomic<Clock::rep> worked{0};
@@ -318,7 +319,7 @@ TEST_CASE("load: asked for three times what it can do, a node does what it can, 
   CHECK(all_answered());
 }
 
-TEST_CASE("load: stopping a crowded node in the middle of its batches loses nothing") {
+TEST_CASE("overload: stopping a crowded node in the middle of its batches loses nothing") {
   const SmallCascade cascade(Thresholds::kNone, 50, 8);
   NodeOptions options = whole_rest();
   options.workers = 2;
@@ -344,7 +345,7 @@ TEST_CASE("load: stopping a crowded node in the middle of its batches loses noth
   CHECK(count_reason(outcomes, Reason::kPeerLost) == 0);
 }
 
-TEST_CASE("load: after three malformed messages a connection is not heard, and others are") {
+TEST_CASE("overload: after three malformed messages a connection is not heard, and others are") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
   RawClient vandal(node.endpoint()), honest(node.endpoint());
