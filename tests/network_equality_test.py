@@ -44,6 +44,8 @@ class Node:
         command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
         command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
         command += ["--keys", folder / "keys" / tier, "--batch", batch]
+        if batch != "1":
+            command += ["--batch-delay", "2ms"]
         if following:
             command += ["--next", following.address, *codec]
         self.tier = tier
