@@ -57,6 +57,12 @@ Reason NextTier::hand_on(Verdict& own, Done& done, Clock::time_point now) {
   return Reason::kNone;
 }
 
+bool NextTier::forget(const Peer& peer, const RequestId& request) {
+  return std::erase_if(away_, [&](const auto& each) {
+           return each.second.own.request == request && each.second.peer == peer;
+         }) > 0;
+}
+
 void NextTier::service(Clock::time_point now, std::vector<Answer>& answers) {
   if (!channel_) return;
   std::vector<LinkEvent> events;

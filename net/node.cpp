@@ -28,6 +28,8 @@ const NodeOptions& checked(const NodeOptions& options) {
           std::to_string(options.workers));
   require(options.queue_capacity >= 1, "a queue for at least one request",
           std::to_string(options.queue_capacity));
+  require(options.batch_delay.count() >= 0 && options.batch_delay.count() <= 1000000,
+          "a batch delay of 0 to 1 s", std::to_string(options.batch_delay.count()) + " us");
   require(options.window >= 1 && options.window <= 65535, "a window of 1 to 65535 requests",
           std::to_string(options.window));
   require(!options.listen.empty() || !options.loopbacks.empty(), "an endpoint to listen on",
@@ -52,6 +54,7 @@ struct Node::Impl {
   void wait_for_work();
   void take_messages(Clock::time_point now);
 
+  std::vector<Waitable> waited_for;  ///< kept, for its memory
   Admission admission;
   Gate gate;
   Fronts fronts;
@@ -69,7 +72,7 @@ void Node::Impl::loop() {
     fronts.admit(now);
     take_messages(Clock::now());
     service.take_results(Clock::now());
-    service.expire_sessions(now);
+    service.review_sessions(now);
     service.report(now);
     if (service.draining() && service.drained(now)) break;
   }
@@ -78,11 +81,11 @@ void Node::Impl::loop() {
 }
 
 void Node::Impl::wait_for_work() {
-  std::vector<Waitable> items;
-  fronts.waitables(items);
-  service.waitables(items);
-  items.push_back({.fd = stop_event.fd()});
-  wait_readable(items, service.due(Clock::now()));
+  waited_for.clear();
+  fronts.waitables(waited_for);
+  service.waitables(waited_for);
+  waited_for.push_back({.fd = stop_event.fd()});
+  wait_readable(waited_for, service.due(Clock::now()));
 }
 
 void Node::Impl::take_messages(Clock::time_point now) {

@@ -1,6 +1,6 @@
 // One tier as a server: takes undecided samples, runs its stages, answers or hands on.
 //
-//   peers <--> Fronts <--> loop and Service <--> Workers, which run the stages
+//   peers <--> Fronts <--> loop and Service <--> FairQueue <--> Workers, which run the stages
 //                                  |
 //                                  +-- NextTier <--> Channel <--> the next tier's node
 //
@@ -39,11 +39,15 @@ struct NodeOptions {
   TensorFormat format{};               ///< of what is handed on
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)
-  int window = 64;           ///< requests of one peer that may be here, announced in WELCOME
+  int window = 64;           ///< requests of one peer that may be here, when there is room
+  /// How long a worker waits for more requests to compute together, at most as many as the plans of
+  /// the stages take. 0: it takes what is there.
+  std::chrono::microseconds batch_delay{0};
   /// How long stopping waits for answers that are missing. Then requests that the next tier has
   /// get this node's own answer, and those that a worker has get none.
   std::chrono::milliseconds drain{10000};
-  /// Called by a worker before each request's stages: to pace a node or to hold it up in tests.
+  /// Called by a worker for each request of a batch before their stages run: to pace a node or to
+  /// hold it up in tests.
   std::function<void()> before_compute{};
 };
 

@@ -18,6 +18,12 @@ constexpr std::chrono::milliseconds kDrainSilence{1000};
 constexpr std::chrono::milliseconds kProbeInterval{1000};
 // Links are copied under a lock, so not in every turn.
 constexpr std::chrono::milliseconds kLinkReportInterval{100};
+// Requests that can be here at once: those that wait, and those that are computed.
+std::size_t room(std::span<const Stage> stages, const NodeOptions& options) {
+  const Plan& plan = stages[static_cast<std::size_t>(options.first_stage)].plan();
+  return static_cast<std::size_t>(options.queue_capacity) +
+         static_cast<std::size_t>(options.workers) * static_cast<std::size_t>(plan.max_batch());
+}
 
 }  // namespace
 
@@ -27,15 +33,13 @@ Service::Service(std::span<const Stage> stages, const Admission& admission,
     : admission_(admission),
       model_(model),
       tier_(options.tier),
-      window_(static_cast<std::uint16_t>(options.window)),
       drain_(options.drain),
       fronts_(fronts),
       telemetry_(telemetry),
       log_(std::move(log)),
+      credits_(static_cast<std::uint16_t>(options.window), room(stages, options)),
       next_(std::move(next), model, options.first_stage + options.stage_count, log_),
-      workers_(stages, options.first_stage, options.stage_count, options.tier, options.format,
-               options.workers, static_cast<std::size_t>(options.queue_capacity),
-               options.before_compute) {}
+      workers_(stages, options) {}
 
 void Service::waitables(std::vector<Waitable>& out) const {
   next_.waitables(out);
@@ -54,7 +58,7 @@ void Service::take(const Peer& peer, std::variant<Message, Malformed> received,
   if (auto* message = std::get_if<Message>(&received))
     handle(peer, std::move(*message), now);
   else
-    handle(peer, std::get<Malformed>(received));
+    handle(peer, std::get<Malformed>(received), now);
 }
 
 void Service::handle(const Peer& peer, Message message, Clock::time_point now) {
@@ -62,22 +66,24 @@ void Service::handle(const Peer& peer, Message message, Clock::time_point now) {
     handle(peer, *hello, now);
     return;
   }
-  const bool known = sessions_.heard(peer, now);
-  if (known) last_exchange_ = now;
+  Session* const session = sessions_.heard(peer, now);
+  if (session != nullptr) last_exchange_ = now;
   if (std::holds_alternative<Bye>(message)) {
     sessions_.close(peer);
   } else if (const auto* handoff = std::get_if<Handoff>(&message)) {
-    if (known)
-      handle(peer, *handoff, now);
+    if (session != nullptr)
+      handle(peer, *session, *handoff, now);
     else
       fault(peer, handoff->request, FaultCode::kNoSession, "say HELLO first");
   } else if (const auto* ping = std::get_if<Ping>(&message)) {
-    if (!known)
+    if (session == nullptr)
       fault(peer, {}, FaultCode::kNoSession, "say HELLO first");
     else
       knock(peer, *ping, now);
+  } else if (const auto* cancel = std::get_if<Cancel>(&message)) {
+    handle(peer, *cancel);
   } else {
-    handle(peer, Malformed::kType);
+    handle(peer, Malformed::kType, now);
   }
 }
 
@@ -100,21 +106,23 @@ void Service::knock(const Peer& peer, const std::variant<Hello, Ping, Probe>& me
   static_cast<void>(workers_.push(Knock{.peer = peer, .message = message, .arrived = now}));
 }
 
-void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point now) {
+void Service::handle(const Peer& peer, Session& session, const Handoff& handoff,
+                     Clock::time_point now) {
   if (draining_) {
     fault(peer, handoff.request, FaultCode::kDraining, "shutting down");
     return;
   }
+  credits_.used(session, now);
   // Asked first: unpacking a tensor that is not taken would cost the loop more than the answer.
-  if (const char* why = no_room(peer)) {
-    fault(peer, handoff.request, FaultCode::kOverloaded, why);
+  if (const char* why = no_room(peer, session, handoff, now)) {
+    overloaded(peer, handoff.request, why);
     return;
   }
   std::variant<Job, Refusal> admitted = admission_.job(peer, handoff, now);
   if (auto* refusal = std::get_if<Refusal>(&admitted)) {
     fault(peer, handoff.request, refusal->code, std::move(refusal->text));
   } else if (!workers_.push(std::move(std::get<Job>(admitted)))) {
-    fault(peer, handoff.request, FaultCode::kOverloaded, "the queue is full");
+    overloaded(peer, handoff.request, "the queue is full");
   } else {
     ++in_work_;
     ++here_[peer];
@@ -122,10 +130,21 @@ void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point
   }
 }
 
-const char* Service::no_room(const Peer& peer) const {
-  if (workers_.full()) return "the queue is full";
+const char* Service::no_room(const Peer& peer, const Session& session, const Handoff& handoff,
+                             Clock::time_point now) {
   const auto found = here_.find(peer);
-  return found != here_.end() && found->second >= window_ ? "the window is full" : nullptr;
+  if (found != here_.end() && !credits_.allows(session, found->second, now))
+    return "the window is full";
+  return workers_.obstacle(peer, now + std::chrono::microseconds(handoff.budget_us), now);
+}
+
+// What is being computed is answered all the same: that costs nothing any more.
+void Service::handle(const Peer& peer, const Cancel& cancel) {
+  const bool waited = workers_.cancel(peer, cancel.request);
+  if (!waited && !next_.forget(peer, cancel.request)) return;
+  if (waited) --in_work_;
+  leave(peer);
+  telemetry_.cancelled();
 }
 
 void Service::leave(const Peer& peer) {
@@ -133,11 +152,22 @@ void Service::leave(const Peer& peer) {
   if (found != here_.end() && --found->second == 0) here_.erase(found);
 }
 
-void Service::handle(const Peer& peer, Malformed reason) {
+void Service::handle(const Peer& peer, Malformed reason, Clock::time_point now) {
   telemetry_.malformed(reason);
   say(LogLevel::kDebug, std::string("malformed message dropped: ") + malformed_name(reason));
   if (reason == Malformed::kVersion)
     fault(peer, {}, FaultCode::kVersion, "wanted protocol version " + std::to_string(kWireMajor));
+  if (!fronts_.strike(peer, now)) return;
+  telemetry_.struck_out();
+  say(LogLevel::kDebug, "a peer is not heard any more: its messages were malformed three times");
+  sessions_.close(peer);
+}
+
+void Service::review_sessions(Clock::time_point now) {
+  sessions_.expire(now);
+  std::vector<Credits::Change> changes;
+  credits_.review(sessions_, now, changes);
+  for (const Credits::Change& change : changes) send(change.peer, Credit{.window = change.window});
 }
 
 // ---- what comes back ----
@@ -178,31 +208,39 @@ void Service::finish(Knock knock, Clock::time_point now) {
   if (const auto* ping = std::get_if<Ping>(&knock.message)) {
     send(knock.peer, Pong{.sequence = ping->sequence,
                           .queue_depth = static_cast<std::uint32_t>(workers_.queued()),
-                          .held_us = elapsed_us(knock.arrived, now)});
+                          .held_us = elapsed_us(knock.arrived, now),
+                          .service_us = to_us(workers_.pace()),
+                          .workers = static_cast<std::uint16_t>(workers_.threads())});
     return;
   }
   if (draining_) return;
   const Hello& hello = std::get<Hello>(knock.message);
-  sessions_.open(knock.peer, now);
+  Session& session = sessions_.open(knock.peer, now);
+  session.minor = hello.minor;
   send(knock.peer, Welcome{.session = hello.session,
                            .model = model_,
                            .cut = hello.cut,
                            .shape = hello.shape,
                            .tier = tier_,
-                           .window = window_});
+                           .window = credits_.welcome(session)});
 }
 
 void Service::finish(Done done, Clock::time_point now) {
   --in_work_;
   last_exchange_ = now;
   telemetry_.dequeued(done.hop.queue_us);
-  if (done.expired) {
+  if (done.fate == Fate::kExpired) {
     leave(done.job.peer);
     telemetry_.expired();
     fault(done.job.peer, done.job.request, FaultCode::kExpired, "the budget had run out");
     return;
   }
-  telemetry_.batched(1);
+  if (done.fate == Fate::kDisplaced) {
+    leave(done.job.peer);
+    overloaded(done.job.peer, done.job.request, "the queue is full, and others have less of it");
+    return;
+  }
+  if (done.batch > 0) telemetry_.batched(done.batch);
   telemetry_.computed(done.hop, done.decision);
   Verdict own{.request = done.job.request,
               .decision = done.decision,
@@ -269,8 +307,20 @@ void Service::answer(std::vector<Answer> answers) {
 }
 
 void Service::fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text) {
-  telemetry_.faulted(code);
   send(peer, Fault{.request = request, .code = code, .model = model_, .text = std::move(text)});
+}
+
+void Service::overloaded(const Peer& peer, const RequestId& request, std::string text) {
+  send(peer, Fault{.request = request,
+                   .code = FaultCode::kOverloaded,
+                   .model = model_,
+                   .text = std::move(text),
+                   .retry_after_us = to_us(workers_.backlog())});
+}
+
+void Service::send(const Peer& peer, Fault fault) {
+  telemetry_.faulted(fault.code);
+  send(peer, Message(std::move(fault)));
 }
 
 void Service::send(const Peer& peer, Message message) {

@@ -1,8 +1,8 @@
 // What a node does with each message, result and answer, and how it comes to an end. The loop in
 // net/node.cpp calls it from one thread.
 //
-//   INFER  -> Admission -> Workers -> sure: RESULT
-//                                  -> not sure: NextTier -> RESULT
+//   INFER  -> Credits, Admission -> Workers -> sure: RESULT
+//                                           -> not sure: NextTier -> RESULT
 //   HELLO, PING -> Workers -> WELCOME, PONG: they prove that the workers are alive
 #pragma once
 
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "net/admission.h"
+#include "net/credits.h"
 #include "net/fronts.h"
 #include "net/next_tier.h"
 #include "net/node.h"
@@ -36,8 +37,8 @@ class Service {
   void take(const Peer& peer, std::variant<Message, Malformed> received, Clock::time_point now);
   /// Answers with what the workers and the next tier have returned, and what is due.
   void take_results(Clock::time_point now);
-  /// Forgets silent peers.
-  void expire_sessions(Clock::time_point now) { sessions_.expire(now); }
+  /// Forgets silent peers, and tells the others of windows that have changed.
+  void review_sessions(Clock::time_point now);
   /// Tells the telemetry how things stand, and asks the workers for a sign of life when that is
   /// due.
   void report(Clock::time_point now);
@@ -56,15 +57,17 @@ class Service {
 
  private:
   bool out_of_time(Clock::time_point now) const;
-  /// Why there is no room for one more request of `peer`; null when there is.
-  const char* no_room(const Peer& peer) const;
+  /// Why one more request of `peer` is not taken; null when it is.
+  const char* no_room(const Peer& peer, const Session& session, const Handoff& handoff,
+                      Clock::time_point now);
   /// A request of `peer` has got its answer, or none will come.
   void leave(const Peer& peer);
 
   void handle(const Peer& peer, Message message, Clock::time_point now);
   void handle(const Peer& peer, const Hello& hello, Clock::time_point now);
-  void handle(const Peer& peer, const Handoff& handoff, Clock::time_point now);
-  void handle(const Peer& peer, Malformed reason);
+  void handle(const Peer& peer, Session& session, const Handoff& handoff, Clock::time_point now);
+  void handle(const Peer& peer, const Cancel& cancel);
+  void handle(const Peer& peer, Malformed reason, Clock::time_point now);
   void knock(const Peer& peer, const std::variant<Hello, Ping, Probe>& message,
              Clock::time_point now);
   void finish(Knock knock, Clock::time_point now);
@@ -73,6 +76,9 @@ class Service {
   void answer(const Peer& peer, Verdict verdict);
   void answer(std::vector<Answer> answers);
   void fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text);
+  /// ERROR(OVERLOADED), and when to come back.
+  void overloaded(const Peer& peer, const RequestId& request, std::string text);
+  void send(const Peer& peer, Fault fault);
   void send(const Peer& peer, Message message);
   void say(LogLevel level, const std::string& line) const {
     if (log_) log_(level, line);
@@ -81,12 +87,12 @@ class Service {
   const Admission& admission_;
   WireModelId model_;
   Tier tier_;
-  std::uint16_t window_;
   std::chrono::milliseconds drain_;
   Fronts& fronts_;
   Telemetry& telemetry_;
   Log log_;
   Sessions sessions_;
+  Credits credits_;
   NextTier next_;
   Workers workers_;
 

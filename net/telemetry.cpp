@@ -152,6 +152,7 @@ NodeCounters Telemetry::counters() const {
   NodeCounters counters{.requests = requests_.load(kRelaxed),
                         .forwarded = forwarded_.load(kRelaxed),
                         .expired = expired_.load(kRelaxed),
+                        .cancelled = cancelled_.load(kRelaxed),
                         .undeliverable = undeliverable_.load(kRelaxed),
                         .unmatched = unmatched_.load(kRelaxed),
                         .unanswered = unanswered_.load(kRelaxed)};
@@ -162,6 +163,8 @@ NodeCounters Telemetry::counters() const {
       if (static_cast<Reason>(reason) != Reason::kNone) counters.degraded += count;
     }
   }
+  for (const std::uint64_t count : batch_.counts().counts) counters.batches += count;
+  counters.struck_out = struck_out_.load(kRelaxed);
   for (const Count& count : faults_) counters.faults += count.load(kRelaxed);
   for (std::size_t i = 0; i < kMalformedCount; ++i)
     counters.malformed[i] = malformed_[i].load(kRelaxed);

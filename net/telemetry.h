@@ -25,22 +25,25 @@ namespace offramp {
 
 inline constexpr std::size_t kReasonCount = 10;    ///< of Reason, kNone included
 inline constexpr std::size_t kFaultCodeCount = 9;  ///< of FaultCode, which begins at 1
-inline constexpr std::size_t kDTypeCount = 5;      ///< of DType, kNone included
+inline constexpr std::size_t kDTypeCount = 6;      ///< of DType, kNone included
 inline constexpr std::size_t kCodecCount = 2;      ///< of Codec
 
 /// The sums that are told at a node's end.
 struct NodeCounters {
   std::uint64_t requests = 0;       ///< INFER messages that were accepted
+  std::uint64_t batches = 0;        ///< that the workers have computed
   std::uint64_t answers = 0;        ///< RESULT messages, all of them
   std::uint64_t forwarded = 0;      ///< handed to the next tier
   std::uint64_t degraded = 0;       ///< answers with a reason, the next tier's included
   std::uint64_t faults = 0;         ///< ERROR messages sent
-  std::uint64_t expired = 0;        ///< dropped because their budget had run out
+  std::uint64_t expired = 0;        ///< dropped when they left the queue: too late to be of use
+  std::uint64_t cancelled = 0;      ///< taken back by their peers, in time
   std::uint64_t undeliverable = 0;  ///< messages to peers that had gone
   std::uint64_t unmatched = 0;      ///< answers of the next tier that came too late
   std::uint64_t unanswered = 0;     ///< still being computed when the time to stop was over
   std::array<std::uint64_t, kMalformedCount> malformed{};  ///< dropped, by Malformed
-  DenialCounts denied{};  ///< connections and messages that were not let in, by Denial
+  std::uint64_t struck_out = 0;  ///< connections that are not heard after three such messages
+  DenialCounts denied{};         ///< connections and messages that were not let in, by Denial
 };
 
 /// Counts of what was observed, by upper bound.
@@ -136,9 +139,11 @@ class Telemetry {
   void answered(const Verdict& verdict);  ///< its first hop is this node's
   void faulted(FaultCode code);
   void expired() { add(expired_); }
+  void cancelled() { add(cancelled_); }
 
   // What went wrong.
   void malformed(Malformed reason) { add(malformed_[static_cast<std::size_t>(reason)]); }
+  void struck_out() { add(struck_out_); }
   void undeliverable() { add(undeliverable_); }
   void set_unmatched(std::uint64_t sum) { unmatched_.store(sum, kRelaxed); }
   void set_unanswered(std::uint64_t sum) { unanswered_.store(sum, kRelaxed); }
@@ -168,7 +173,8 @@ class Telemetry {
   static void add(TrafficCounts& counts, DType dtype, Codec codec, std::size_t bytes);
   static TrafficTable read(const TrafficCounts& counts);
 
-  Count requests_{0}, forwarded_{0}, expired_{0}, undeliverable_{0}, unmatched_{0}, unanswered_{0};
+  Count requests_{0}, forwarded_{0}, expired_{0}, cancelled_{0}, struck_out_{0}, undeliverable_{0},
+      unmatched_{0}, unanswered_{0};
   std::vector<std::array<Count, kReasonCount>> answers_;  ///< [exits]
   std::array<Count, kFaultCodeCount> faults_{};
   std::array<Count, kMalformedCount> malformed_{};

@@ -30,6 +30,8 @@ namespace offramp::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+constexpr int kEdgeBatch = 1, kCloudBatch = 8;
+constexpr std::chrono::milliseconds kLongestBatchDelay{2};
 
 /// The stages of a tier: the edge has the second, the cloud all that follow.
 struct Share {
@@ -77,7 +79,8 @@ std::string counters_line(const NodeCounters& counters) {
   return "stopped: " + std::to_string(counters.requests) + " requests, " +
          std::to_string(counters.answers) + " answers" + item(counters.forwarded, "handed on") +
          item(counters.degraded, "degraded") + item(counters.faults, "refused") +
-         item(counters.expired, "expired") + item(malformed, "malformed") +
+         item(counters.expired, "expired") + item(counters.cancelled, "cancelled") +
+         item(malformed, "malformed") + item(counters.struck_out, "peers not heard any more") +
          item(denied, "not let in") + (denied == 0 ? "" : " (" + reasons + ")") +
          item(counters.undeliverable, "undeliverable") +
          item(counters.unmatched, "answers from the next tier too late") +
@@ -139,6 +142,13 @@ class NodeCommand : public ConfigurableCommand {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
+    add_count(*app(), "--batch", batch_, 1, 32,
+              "requests that a worker computes together, at most\n[1 at the edge, 8 in the cloud]");
+    app()
+        ->add_option("--batch-delay", batch_delay_,
+                     "how long a worker waits for more of them, up to 2ms;\n"
+                     "0 takes those that are there [0]")
+        ->type_name("TIME");
     codec_.add_to(*app());
     compute_.add_to(*app());
     app()
@@ -162,6 +172,8 @@ class NodeCommand : public ConfigurableCommand {
     app()->footer(
         std::string("With --keys, links over TCP are encrypted and only keys of DIR/allow get in;\n"
                     "SIGHUP reads that file again. ipc:///PATH needs no keys.\n"
+                    "With OFFRAMP_CONV unset, algorithms are chosen for a batch of N: the last\n"
+                    "bits of an answer are those of `offramp eval --batch N`.\n"
                     "\n"
                     "Examples:\n"
                     "  offramp node --tier cloud --listen 0.0.0.0:5556 --keys keys/cloud\n"
@@ -181,8 +193,8 @@ class NodeCommand : public ConfigurableCommand {
     raise_descriptor_limit();
     const Values values = read_values();
     const NodeOptions& options = values.options;
-    const std::vector<Stage> stages =
-        make_stages(values.model, values.thresholds, compute_.plan(values.model, 1));
+    const std::vector<Stage> stages = make_stages(values.model, values.thresholds,
+                                                  compute_.plan(values.model, batch(options.tier)));
     const Logger log = log_.make(options.tier, quiet_ ? LogLevel::kWarning : LogLevel::kInfo);
 
     std::optional<PortFile> port_file, metrics_port_file;
@@ -249,6 +261,7 @@ class NodeCommand : public ConfigurableCommand {
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
     options.listen = parse_listen_endpoint("--listen", listen_);
     options.workers = workers_;
+    options.batch_delay = batch_delay();
     options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
     if (!next_.empty()) values.next = parse_peer_endpoint("--next", next_);
     if (codec_.given() && next_.empty()) {
@@ -279,6 +292,23 @@ class NodeCommand : public ConfigurableCommand {
         .tier = tier_, .model = model.name, .model_id = short_id(model.id), .exits = {}};
     for (const auto& exit : model.graph.exits) identity.exits.push_back(exit.name);
     return identity;
+  }
+
+  /// Together, requests keep a worker busier; alone, each is answered sooner.
+  int batch(Tier tier) const {
+    if (batch_ > 0) return batch_;
+    return tier == Tier::kEdge ? kEdgeBatch : kCloudBatch;
+  }
+
+  std::chrono::microseconds batch_delay() const {
+    if (batch_delay_ == "0") return {};
+    const std::chrono::microseconds delay = parse_duration("--batch-delay", batch_delay_);
+    if (delay > kLongestBatchDelay) {
+      throw Error(
+          ErrorKind::kUsage,
+          "--batch-delay: wanted 0, or a duration of at most 2ms, found '" + batch_delay_ + "'");
+    }
+    return delay;
   }
 
   /// A list that cannot be read changes nothing.
@@ -331,6 +361,8 @@ class NodeCommand : public ConfigurableCommand {
   CodecOptions codec_;
   ComputeOptions compute_;
   int workers_ = 1;
+  int batch_ = 0;  ///< 0: the tier's own
+  std::string batch_delay_ = "0";
   std::string drain_ = "10s";
   std::string port_file_;
   std::string metrics_;

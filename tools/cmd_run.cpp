@@ -32,7 +32,8 @@ class Run : public ConfigurableCommand {
             root.add_subcommand("run", "Be the device: classify pictures with the next tiers")) {
     CLI::Option* images =
         app()
-            ->add_option("IMAGE", images_, "JPEG, PNG or BMP files; - reads standard input")
+            ->add_option("IMAGE", images_,
+                         "JPEG, PNG or BMP files, or folders; - reads\nstandard input")
             ->option_text("...");
     app()->add_option("-n,--next", next_, "the edge")->required()->type_name("HOST:PORT");
     keys_.add_to(*app(), false);
@@ -78,6 +79,7 @@ class Run : public ConfigurableCommand {
     if (images_.empty() == data_.empty()) {
       throw Error(ErrorKind::kUsage, "run: wanted IMAGE... or --data DIR, found neither");
     }
+    images_ = with_folders_opened(images_);
     const Values values = read_values();
     const Model& model = values.model;
     const std::vector<Stage> stages =

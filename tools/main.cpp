@@ -28,7 +28,7 @@ const char* const kFooter = R"(Examples:
   offramp demo
   offramp classify cat.png ship.jpg
   offramp eval --data cifar-10-batches-bin --sweep
-  offramp keygen keys/edge/self.key
+  offramp keygen --tiers keys
   offramp node --tier edge --listen 0.0.0.0:5555 --next cloud.local:5556 --keys keys/edge
   offramp run --next edge.local:5555 --keys keys/device cat.png
   offramp top 127.0.0.1:9101 127.0.0.1:9102

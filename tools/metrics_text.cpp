@@ -76,6 +76,13 @@ void add_requests(Families& families, const TelemetrySnapshot& now, const NodeId
       .add({}, sums.forwarded);
   families.begin("expired_total", MetricType::Counter, "Requests whose time ran out in the queue")
       .add({}, sums.expired);
+  families
+      .begin("cancelled_total", MetricType::Counter, "Requests that their peers took back in time")
+      .add({}, sums.cancelled);
+  families
+      .begin("struck_out_total", MetricType::Counter,
+             "Connections that are not heard after three malformed messages")
+      .add({}, sums.struck_out);
   families.begin("undeliverable_total", MetricType::Counter, "Messages to peers that had gone")
       .add({}, sums.undeliverable);
   families.begin("unmatched_total", MetricType::Counter, "Answers of the next tier that came late")
