@@ -99,11 +99,14 @@ Json counters_json(const NodeCounters& counters) {
   for (std::size_t i = 0; i < kDenialCount; ++i)
     if (counters.denied[i] > 0) denied[denial_name(static_cast<Denial>(i))] = counters.denied[i];
   return {{"requests", counters.requests},
+          {"batches", counters.batches},
           {"answers", counters.answers},
           {"handed_on", counters.forwarded},
           {"degraded", counters.degraded},
           {"faults", counters.faults},
           {"expired", counters.expired},
+          {"cancelled", counters.cancelled},
+          {"struck_out", counters.struck_out},
           {"undeliverable", counters.undeliverable},
           {"unmatched", counters.unmatched},
           {"unanswered", counters.unanswered},
