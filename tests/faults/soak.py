@@ -100,7 +100,7 @@ class Soak:
         pending = []
         time.sleep(1)
         # The last fault must have ended early enough to see that all is well again.
-        while time.monotonic() < end - 6 - HEAL_SECONDS:
+        while time.monotonic() < end - 6 - 2 * HEAL_SECONDS:
             if not pending:
                 pending = self.random.sample(kinds, len(kinds))
             fault = pending.pop()
@@ -108,7 +108,7 @@ class Soak:
             fault()
             self.counts[fault.__name__] += 1
             self.faults.append((fault.__name__, begin, now_us()))
-            time.sleep(HEAL_SECONDS)
+            time.sleep(HEAL_SECONDS * (2 if fault == self.corrupt else 1))
 
 
 def commit():
