@@ -139,26 +139,6 @@ class Tiers {
   KeyPair client_ = make_key_pair();   ///< of what is to connect to it
 };
 
-/// The sample pictures, in order of name.
-std::vector<fs::path> sample_pictures() {
-  const auto folder = find_shipped("samples", fs::path("tools") / "samples");
-  if (!folder) {
-    throw Error(ErrorKind::kMissingInput,
-                "samples: wanted tools/samples near the program or in the current folder, found "
-                "none; --data DIR takes other pictures");
-  }
-  std::vector<fs::path> pictures;
-  for (const fs::directory_entry& entry : fs::directory_iterator(*folder)) {
-    if (entry.path().extension() == ".png") pictures.push_back(entry.path());
-  }
-  std::ranges::sort(pictures);
-  if (pictures.empty()) {
-    throw Error(ErrorKind::kMissingInput,
-                folder->string() + ": wanted sample pictures (*.png), found none");
-  }
-  return pictures;
-}
-
 /// What the demo shows.
 struct Gallery {
   std::vector<std::string> names;

@@ -1,6 +1,5 @@
 // offramp node: the edge or the cloud as a process.
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -19,6 +18,7 @@
 #include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
+#include "tools/descriptors.h"
 #include "tools/key_options.h"
 #include "tools/options.h"
 #include "tools/output.h"
@@ -46,14 +46,6 @@ Share share_of(Tier tier, const Model& model) {
   const int first = needed - 1;
   const int count = tier == Tier::kEdge ? 1 : stages - first;
   return {first, count, first + count == stages};
-}
-
-/// Every connection needs a descriptor, and most systems start programs with 1024.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, the limit stays
 }
 
 /// Tells a waiting script the bound address: the file appears whole or not at all.

@@ -110,7 +110,7 @@ int run(int argc, char** argv) {
   root.require_subcommand(1);
   std::vector<std::unique_ptr<Command>> commands;
   for (auto make : {make_classify, make_eval, make_inspect, make_profile, make_node, make_run,
-                    make_demo, make_keygen}) {
+                    make_demo, make_load, make_keygen}) {
     commands.push_back(make(root));
   }
   try {

@@ -9,9 +9,12 @@
 #include <cstring>
 
 #include "engine/error.h"
+#include "tools/options.h"
 
 namespace offramp::cli {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::vector<std::uint8_t> read_standard_input() {
   std::vector<std::uint8_t> bytes;
@@ -38,6 +41,25 @@ std::vector<std::uint8_t> read_standard_input() {
 Picture open_picture(const std::string& name) {
   if (name != "-") return read_picture(name);
   return decode_picture(read_standard_input(), "standard input");
+}
+
+std::vector<fs::path> sample_pictures() {
+  const auto folder = find_shipped("samples", fs::path("tools") / "samples");
+  if (!folder) {
+    throw Error(ErrorKind::kMissingInput,
+                "samples: wanted tools/samples near the program or in the current folder, found "
+                "none; --data DIR takes other pictures");
+  }
+  std::vector<fs::path> pictures;
+  for (const fs::directory_entry& entry : fs::directory_iterator(*folder)) {
+    if (entry.path().extension() == ".png") pictures.push_back(entry.path());
+  }
+  std::ranges::sort(pictures);
+  if (pictures.empty()) {
+    throw Error(ErrorKind::kMissingInput,
+                folder->string() + ": wanted sample pictures (*.png), found none");
+  }
+  return pictures;
 }
 
 std::size_t name_width(const std::vector<std::string>& names) {
