@@ -58,18 +58,15 @@ class Load : public Command {
         "turn by the connections, and next.pub (key of --next)");
     add_count(*app(), "-c,--connections", connections_, 1, 100'000,
               "devices; a node knows 64 of one key [1]");
-    CLI::Option* const rate = app()
-                                  ->add_option("-r,--rate", rates_,
-                                               "requests a second, of all together, whatever\n"
-                                               "becomes of them; several: one after the other")
-                                  ->type_name("R[,R2...]");
-    rate->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-    add_count(*app(), "--concurrency", concurrency_, 1, 1'000'000,
-              "instead: so many requests under way, the next one as\nsoon as one is answered")
-        ->excludes(rate);
     app()
-        ->add_flag("--sweep", sweep_, "from --rate up, until the node no longer keeps up")
-        ->needs(rate);
+        ->add_option("-r,--rate", rates_,
+                     "requests a second, of all together, whatever\n"
+                     "becomes of them; several: one after the other")
+        ->type_name("R[,R2...]")
+        ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
+    add_count(*app(), "--concurrency", concurrency_, 1, 1'000'000,
+              "instead: so many requests under way, the next one as\nsoon as one is answered");
+    app()->add_flag("--sweep", sweep_, "from --rate up, until the node no longer keeps up");
     app()
         ->add_option("--arrivals", arrivals_, "at random times or evenly [poisson]")
         ->type_name("poisson|uniform")
@@ -104,8 +101,8 @@ class Load : public Command {
     app()->footer(
         "Latency counts from when a request was to be sent, so a node that holds up the\n"
         "sender does not hide it; percentiles are of all answers but errors. Each answer is\n"
-        "compared with the cascade's in this process: --model, --thresholds and --codec\n"
-        "must be those of the nodes.\n"
+        "compared with the cascade's in this process, which needs the --model and the\n"
+        "--thresholds of the nodes; they may use any --codec among themselves.\n"
         "\n"
         "  OK        the answer of the whole cascade\n"
         "  DEGRADED  the best that a tier could do alone\n"
@@ -187,9 +184,12 @@ class Load : public Command {
     phase.duration = parse_duration("--duration", duration_);
     phase.warmup = parse_duration("--warmup", warmup_);
     phase.concurrency = concurrency_;
+    if (rates_.empty() == (concurrency_ == 0))
+      throw Error(ErrorKind::kUsage, std::string("load: wanted --rate or --concurrency, found ") +
+                                         (rates_.empty() ? "neither" : "both"));
+    if (sweep_ && concurrency_ > 0)
+      throw Error(ErrorKind::kUsage, "--sweep: wanted --rate, found --concurrency");
     if (concurrency_ > 0) return {phase};
-    if (rates_.empty())
-      throw Error(ErrorKind::kUsage, "load: wanted --rate or --concurrency, found neither");
     std::vector<LoadPhase> phases;
     for (const double rate : parse_numbers("--rate", rates_, 0.01, 1e6)) {
       phase.rate = rate;
@@ -285,7 +285,7 @@ class Load : public Command {
     }
     if (sum.wrong > 0) {
       complain("load: wanted the answers of the cascade, found " + format_grouped(sum.wrong) +
-               " others: do the nodes have the same --model, --thresholds and --codec?");
+               " others: do the nodes have the same --thresholds?");
       return static_cast<int>(ErrorKind::kBadModel);
     }
     if (sum.sent == 0 || sum.lost + sum.duplicated > 0) {

@@ -107,11 +107,8 @@ LoadDriver::Result LoadDriver::run(const LoadPhase& phase, Clock::time_point sta
   start_ = start;
   const Clock::time_point end = start + phase.warmup + phase.duration;
   const Clock::time_point give_up = end + setup_.deadline + kPatience;
-  // Threads take turns with uniform arrivals.
   next_send_ = start;
-  if (phase.rate > 0.0)
-    next_send_ += setup_.arrivals == Arrivals::kPoisson ? gap(phase.rate)
-                                                        : gap(phase.rate) * index_ / setup_.threads;
+  if (phase.rate > 0.0) next_send_ = next_arrival(phase.rate);
   const int concurrency = share_of(phase.concurrency, setup_.threads, index_);
   while (true) {
     if (phase.rate > 0.0)
@@ -132,7 +129,7 @@ LoadDriver::Result LoadDriver::run(const LoadPhase& phase, Clock::time_point sta
 void LoadDriver::send_open(double rate, Clock::time_point end) {
   for (int i = 0; i < kBurst && next_send_ < end && next_send_ <= Clock::now(); ++i) {
     send(next_send_);
-    next_send_ += gap(rate);
+    next_send_ = next_arrival(rate);
   }
 }
 
@@ -148,13 +145,19 @@ void LoadDriver::send_closed(int most_away, Clock::time_point end) {
   next_send_ = std::min(end, now + kServiceInterval);
 }
 
-// Until this driver's next request, of a total of `rate` a second.
-Clock::duration LoadDriver::gap(double rate) {
-  const double mean = static_cast<double>(setup_.threads) / rate;
-  const double seconds = setup_.arrivals == Arrivals::kUniform
-                             ? mean
-                             : std::exponential_distribution<double>(1.0 / mean)(random_);
-  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+// When this driver's next request is to be sent, of a total of `rate` a second. Even arrivals are
+// counted from the start, for rounding would add up; the threads take turns.
+Clock::time_point LoadDriver::next_arrival(double rate) {
+  const auto after = [](double seconds) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
+  };
+  if (setup_.arrivals == Arrivals::kUniform) {
+    const auto number = result_.records.size() * static_cast<std::size_t>(setup_.threads) +
+                        static_cast<std::size_t>(index_);
+    return start_ + after(static_cast<double>(number) / rate);
+  }
+  std::exponential_distribution<double> gap(rate / static_cast<double>(setup_.threads));
+  return next_send_ + after(gap(random_));
 }
 
 bool LoadDriver::has_room(const Link& link) const {

@@ -98,7 +98,7 @@ class LoadDriver {
   void send_closed(int most_away, Clock::time_point end);
   void send(Clock::time_point intended);
   Reason submit(LoadRecord& record, Clock::time_point intended);
-  Clock::duration gap(double rate);
+  Clock::time_point next_arrival(double rate);
 
   void turn(Clock::time_point until);
   void service(Link& link, Clock::time_point now);
