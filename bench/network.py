@@ -141,7 +141,7 @@ def measure_codec(arguments, folder):
     times = {}
     for one in found:
         if one["run_type"] == "iteration":
-            times.setdefault(one["name"].split("/")[1], []).append(one["real_time"])
+            times.setdefault(one["name"].split("/")[1], []).append(one["cpu_time"])
     return {codec: {"median_us": round(statistics.median(values), 2), "best_us": round(min(values), 2)}
             for codec, values in times.items()}
 

@@ -16,8 +16,8 @@ constexpr std::size_t kConnectingAtOnce = 32;
 constexpr std::size_t kLinksPerContext = 256;
 // Sent before answers are read again.
 constexpr int kBurst = 16;
-// How often timers of links are looked at.
-constexpr milliseconds kServiceInterval{1};
+// How often timers of links are looked at: of a thousand, one is due at any time.
+constexpr milliseconds kServiceInterval{10};
 // Answers that come after the deadline are late, after this they are lost.
 constexpr milliseconds kPatience{2000};
 // After all have been answered, for answers too many.
