@@ -26,7 +26,6 @@
 namespace offramp::cli {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 // Of a search for the peak.
@@ -49,7 +48,7 @@ class Load : public Command {
             root.add_subcommand("load", "Send as many devices would, and measure the answers")) {
     CLI::Option* const images =
         app()
-            ->add_option("IMAGE", images_, "pictures to send, in turn [the sample pictures]")
+            ->add_option("IMAGE", images_, "pictures to send, or folders [the sample pictures]")
             ->option_text("...");
     app()->add_option("-n,--next", next_, "the node")->required()->type_name("HOST:PORT");
     keys_.add_to(*app(), false);
@@ -151,7 +150,7 @@ class Load : public Command {
     if (!csv_.empty()) csv.emplace(csv_);
     if (!requests_.empty()) requests.emplace(requests_);
     const std::vector<LoadSample> samples = make_samples(model, stages);
-    keys_.warn();
+    if (const std::string warning = keys_.warning(); !warning.empty()) log(warning);
 
     LoadGenerator generator(setup, samples);
     generator.connect(wait);
@@ -224,9 +223,8 @@ class Load : public Command {
                                  preprocess(data->picture(index), model.preprocess, input.data());
                                });
     }
-    std::vector<std::string> names = images_;
-    if (names.empty())
-      for (const fs::path& path : sample_pictures()) names.push_back(path.string());
+    const std::vector<std::string> names =
+        images_.empty() ? sample_pictures() : with_folders_opened(images_);
     return make_load_samples(
         stages, options, names.size(), [&](std::size_t index, std::span<float> input) {
           preprocess(open_picture(names[index]), model.preprocess, input.data());

@@ -4,17 +4,20 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <string_view>
+#include <system_error>
+#include <utility>
 
 #include "engine/error.h"
 #include "tools/options.h"
 
 namespace offramp::cli {
 namespace {
-
-namespace fs = std::filesystem;
 
 std::vector<std::uint8_t> read_standard_input() {
   std::vector<std::uint8_t> bytes;
@@ -36,6 +39,27 @@ std::vector<std::uint8_t> read_standard_input() {
   }
 }
 
+bool has_picture_name(const std::filesystem::path& path) {
+  std::string extension = path.extension().string();
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  constexpr std::array<std::string_view, 4> kExtensions{".bmp", ".jpeg", ".jpg", ".png"};
+  return std::ranges::find(kExtensions, extension) != kExtensions.end();
+}
+
+std::vector<std::string> pictures_in(const std::filesystem::path& folder) {
+  std::vector<std::string> pictures;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+    if (has_picture_name(entry.path())) pictures.push_back(entry.path().string());
+  if (pictures.empty()) {
+    throw Error(ErrorKind::kMissingInput,
+                folder.string() + ": wanted pictures (*.png, *.jpg, *.jpeg, *.bmp), found " +
+                    (error ? error.message() : "none"));
+  }
+  std::ranges::sort(pictures);
+  return pictures;
+}
+
 }  // namespace
 
 Picture open_picture(const std::string& name) {
@@ -43,23 +67,27 @@ Picture open_picture(const std::string& name) {
   return decode_picture(read_standard_input(), "standard input");
 }
 
-std::vector<fs::path> sample_pictures() {
-  const auto folder = find_shipped("samples", fs::path("tools") / "samples");
+std::vector<std::string> sample_pictures() {
+  const auto folder = find_shipped("samples", std::filesystem::path("tools") / "samples");
   if (!folder) {
     throw Error(ErrorKind::kMissingInput,
                 "samples: wanted tools/samples near the program or in the current folder, found "
                 "none; --data DIR takes other pictures");
   }
-  std::vector<fs::path> pictures;
-  for (const fs::directory_entry& entry : fs::directory_iterator(*folder)) {
-    if (entry.path().extension() == ".png") pictures.push_back(entry.path());
+  return with_folders_opened({folder->string()});
+}
+
+std::vector<std::string> with_folders_opened(const std::vector<std::string>& names) {
+  std::vector<std::string> opened;
+  for (const std::string& name : names) {
+    std::error_code no_folder;
+    if (std::filesystem::is_directory(name, no_folder)) {
+      for (std::string& picture : pictures_in(name)) opened.push_back(std::move(picture));
+    } else {
+      opened.push_back(name);
+    }
   }
-  std::ranges::sort(pictures);
-  if (pictures.empty()) {
-    throw Error(ErrorKind::kMissingInput,
-                folder->string() + ": wanted sample pictures (*.png), found none");
-  }
-  return pictures;
+  return opened;
 }
 
 std::size_t name_width(const std::vector<std::string>& names) {
