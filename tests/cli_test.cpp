@@ -70,7 +70,7 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
   for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo",
-                           "keygen", "top", "config"}) {
+                           "load", "keygen", "top", "config"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);

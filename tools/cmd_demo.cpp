@@ -118,17 +118,6 @@ class Tiers {
   std::string endpoint_;
 };
 
-/// The sample pictures, in order of name.
-std::vector<std::string> sample_pictures() {
-  const auto folder = find_shipped("samples", fs::path("tools") / "samples");
-  if (!folder) {
-    throw Error(ErrorKind::kMissingInput,
-                "samples: wanted tools/samples near the program or in the current folder, found "
-                "none; --data DIR takes other pictures");
-  }
-  return with_folders_opened({folder->string()});
-}
-
 /// What the demo shows.
 struct Gallery {
   std::vector<std::string> names;

@@ -1,6 +1,5 @@
 // offramp node: the edge or the cloud as a process.
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -18,6 +17,7 @@
 #include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
+#include "tools/descriptors.h"
 #include "tools/key_options.h"
 #include "tools/logger.h"
 #include "tools/metrics_server.h"
@@ -58,13 +58,6 @@ Share share_of(Tier tier, const Model& model) {
   return {first, count, first + count == stages};
 }
 
-/// Every connection needs a descriptor, and most systems start programs with 1024.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, the limit stays
-}
 
 std::string counters_line(const NodeCounters& counters) {
   std::uint64_t malformed = 0;

@@ -1,5 +1,6 @@
 #include "tools/key_options.h"
 
+#include <algorithm>
 #include <system_error>
 
 #include "engine/error.h"
@@ -22,7 +23,8 @@ void KeyOptions::add_to(CLI::App& app, bool listens) {
           ->each([this](const std::string& path) {
             std::error_code absent;
             own_key_ = path;
-            if (fs::is_directory(own_key_, absent)) own_key_ /= kOwnKeyFile;
+            names_folder_ = fs::is_directory(own_key_, absent);
+            if (names_folder_) own_key_ /= kOwnKeyFile;
           });
   app.add_flag("--insecure", insecure_,
                listens ? "no keys: plaintext for everybody on this machine"
@@ -45,6 +47,25 @@ bool KeyOptions::wanted_for(const std::string& option, const std::string& endpoi
 std::optional<LinkKeys> KeyOptions::link(const std::string& next) const {
   if (!wanted_for("--next", next)) return std::nullopt;
   return LinkKeys{.own = read_key_pair(own_key_), .server = read_public_key(file(kNextKeyFile))};
+}
+
+std::vector<LinkKeys> KeyOptions::links(const std::string& next) const {
+  if (!wanted_for("--next", next)) return {};
+  std::vector<fs::path> files;
+  if (names_folder_) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(own_key_.parent_path()))
+      if (entry.path().extension() == ".key") files.push_back(entry.path());
+  } else {
+    files.push_back(own_key_);
+  }
+  if (files.empty())
+    throw Error(ErrorKind::kMissingInput, keys_ + ": wanted *.key (offramp keygen), found none");
+  std::ranges::sort(files);
+  const PublicKey server = read_public_key(file(kNextKeyFile));
+  std::vector<LinkKeys> all;
+  for (const fs::path& path : files)
+    all.push_back(LinkKeys{.own = read_key_pair(path), .server = server});
+  return all;
 }
 
 std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "net/node.h"
 #include "net/zmq_channel.h"
@@ -22,6 +23,9 @@ class KeyOptions {
   /// For a link to `next`; none for a path, or with --insecure. Throws Error{kUsage} when neither
   /// keys nor --insecure were given, and what reading the files throws.
   std::optional<LinkKeys> link(const std::string& next) const;
+  /// The same for a program that is many clients: of all FILE.key in the folder, in order of name;
+  /// none for a path, or with --insecure.
+  std::vector<LinkKeys> links(const std::string& next) const;
   /// The same for a node that listens; --insecure does so on loopback only.
   std::optional<NodeKeys> node(const std::string& listen) const;
   /// The list as it is now. Throws what reading it throws.
@@ -37,6 +41,7 @@ class KeyOptions {
 
   std::string keys_;
   std::filesystem::path own_key_;
+  bool names_folder_ = false;
   bool insecure_ = false;
 };
 
