@@ -124,15 +124,20 @@ class WireClient(unittest.TestCase):
                     self.assertEqual(answer["label"], softmax.argmax())
                     self.assertLess(abs(answer["probability"] - softmax.max()), off, dtype)
                     self.assertEqual([hop["tier"] for hop in answer["hops"]], ["edge", "cloud"])
-                wrong = self.folder / "wrong.npy"
-                numpy.save(wrong, numpy.zeros((2, 2, 2), "f4"))
-                refused = self.ask(edge, "--tensor", wrong, code=69)
-                self.assertEqual(refused["error"], "model mismatch")
-                # A key that is not on the edge's list.
-                stranger = self.folder / "keys" / "cloud"
-                (stranger / "next.pub").write_text((self.keys / "next.pub").read_text())
-                said = self.ask(edge, "--seconds", "2", keys=stranger, code=69)
-                self.assertIn("wanted a node that lets us in, found none in time", said)
+
+    def test_refusals(self):
+        with Node(self.folder, "cloud", "0") as cloud:
+            # The node says whom it refused, which Node takes for a failure.
+            with self.assertRaisesRegex(AssertionError, "not served here\n.*an unknown one"):
+                with Node(self.folder, "edge", "0", cloud) as edge:
+                    wrong = self.folder / "wrong.npy"
+                    numpy.save(wrong, numpy.zeros((2, 2, 2), "f4"))
+                    refused = self.ask(edge, "--tensor", wrong, code=69)
+                    self.assertEqual(refused["error"], "model mismatch")
+                    stranger = self.folder / "keys" / "cloud"
+                    (stranger / "next.pub").write_text((self.keys / "next.pub").read_text())
+                    said = self.ask(edge, "--seconds", "2", keys=stranger, code=69)
+                    self.assertIn("wanted a node that lets us in, found none in time", said)
 
 
 if __name__ == "__main__":
