@@ -216,10 +216,13 @@ struct Client::Impl final : public Feed {
       const auto entry = under_way.find(outcome.ticket);
       done = std::move(entry->second);
       under_way.erase(entry);
-      if (!done) known.emplace(outcome.ticket, std::move(outcome));
+      if (!done) {
+        known.emplace(outcome.ticket, std::move(outcome));
+        finished.notify_all();
+        return;
+      }
     }
-    finished.notify_all();
-    if (done) done(outcome);
+    done(outcome);
   }
 
   ClientResult described(const Outcome& outcome) const {

@@ -10,7 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include "engine/cascade.h"
 #include "net/client_c.h"
+#include "net/node.h"
 #include "tests/test_files.h"
 
 namespace offramp {
@@ -81,6 +83,41 @@ TEST_CASE("client: an absent next tier leaves the device's answer within the dea
   const ClientResult result = client.classify(small.picture);
   CHECK(result.status == "disconnected");
   CHECK(result.total_us < 20'000'000);
+}
+
+TEST_CASE("client: pictures under way at a next tier") {
+  const Small small;
+  const Model model = load_model(small.model);
+  const std::vector<Stage> stages = make_stages(model, std::vector<float>{0.0f}, PlanOptions{});
+  const std::string listen = "ipc://" + (small.folder.path() / "edge").string();
+  ClientOptions options = small.silent_next(seconds(60));
+  options.next = {listen};
+  SUBCASE("that runs the same model") {
+    const Node node(stages, model.id, {.listen = listen}, nullptr, Log{});
+    Client client(options);
+    std::vector<ClientTicket> tickets;
+    for (int i = 0; i < 20; ++i) tickets.push_back(client.submit(small.picture));
+    for (const ClientTicket ticket : tickets) {
+      const auto outcome = client.wait(ticket, seconds(60));
+      REQUIRE(outcome);
+      CHECK(outcome->result.status == "ok");
+      CHECK(outcome->result.tier == "edge");
+      CHECK(outcome->result.exit_name == "last");
+      CHECK(outcome->result.hops.size() == 2);
+      CHECK(outcome->result.sent_bytes > kFixedHeaderBytes);
+    }
+  }
+  SUBCASE("that runs another one") {
+    ModelId other = model.id;
+    other[0] ^= 1;
+    const Node node(stages, other, {.listen = listen}, nullptr, Log{});
+    Client client(options);
+    const ClientTicket ticket = client.submit(small.picture);
+    const auto outcome = client.wait(ticket, seconds(60));
+    REQUIRE(outcome);
+    CHECK(outcome->code == ClientCode::kBadModel);
+    CHECK(outcome->message.find("wanted model") != std::string::npos);
+  }
 }
 
 TEST_CASE("client: each of many pictures from many threads has one outcome") {
