@@ -85,31 +85,30 @@ CascadeMemory make_cascade_memory(std::span<const Stage> stages) {
   return memory;
 }
 
+int pack_undecided(const Stage& stage, const Stage::Outcome& outcome, std::span<int> index,
+                   float* packed) noexcept {
+  const std::size_t size = outcome.carry.shape.elements();
+  std::size_t undecided = 0;
+  for (std::size_t n = 0; n < outcome.decisions.size(); ++n) {
+    if (stage.answers(outcome.decisions[n])) continue;
+    // Not memcpy: a carry that is the stage's own input may already lie among the packed.
+    std::memmove(packed + undecided * size, outcome.carry.data + n * size, size * sizeof(float));
+    index[undecided++] = index[n];
+  }
+  return static_cast<int>(undecided);
+}
+
 void run_cascade(std::span<const Stage> stages, View input, CascadeMemory& memory,
                  std::span<Decision> decisions) noexcept {
   assert(decisions.size() == static_cast<std::size_t>(input.batch));
   std::iota(memory.index.begin(), memory.index.begin() + input.batch, 0);
   for (std::size_t s = 0; s < stages.size() && input.batch > 0; ++s) {
-    const Stage& stage = stages[s];
-    const Stage::Outcome outcome = stage.step(input, memory.stages[s]);
-    const std::size_t size = outcome.carry.shape.elements();
-    int survivors = 0;
-    for (int n = 0; n < input.batch; ++n) {
-      const std::size_t from = static_cast<std::size_t>(n),
-                        to = static_cast<std::size_t>(survivors);
-      const Decision& decision = outcome.decisions[from];
-      const int sample = memory.index[from];
-      if (stage.answers(decision)) {
-        decisions[static_cast<std::size_t>(sample)] = decision;
-        continue;
-      }
-      // Not memcpy: a carry that is the stage's own input may already lie among the survivors.
-      std::memmove(memory.survivors.data() + to * size, outcome.carry.data + from * size,
-                   size * sizeof(float));
-      memory.index[to] = sample;
-      ++survivors;
-    }
-    input = {memory.survivors.data(), survivors, outcome.carry.shape};
+    const Stage::Outcome outcome = stages[s].step(input, memory.stages[s]);
+    // Those of undecided samples are replaced by the next stage.
+    for (std::size_t n = 0; n < outcome.decisions.size(); ++n)
+      decisions[static_cast<std::size_t>(memory.index[n])] = outcome.decisions[n];
+    const int undecided = pack_undecided(stages[s], outcome, memory.index, memory.survivors.data());
+    input = {memory.survivors.data(), undecided, outcome.carry.shape};
   }
 }
 

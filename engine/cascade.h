@@ -59,6 +59,12 @@ class Stage {
 std::vector<Stage> make_stages(const Model& model, std::span<const float> thresholds,
                                const PlanOptions& options);
 
+/// Moves the carries of the samples that `stage` does not answer to the front of `packed`, in their
+/// order, and what `index` says of them to its front; returns their number. `outcome` is of its
+/// last step, index[n] belongs to sample n. The carries may lie in `packed` already.
+int pack_undecided(const Stage& stage, const Stage::Outcome& outcome, std::span<int> index,
+                   float* packed) noexcept;
+
 struct CascadeMemory {
   std::unique_ptr<ThreadPool> pool;  ///< null for plans of one thread
   std::vector<StageMemory> stages;

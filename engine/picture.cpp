@@ -62,6 +62,31 @@ Picture read_picture(const std::filesystem::path& path) {
   return decode_picture(MappedFile::open(path).bytes(), path.string());
 }
 
+// Three steps in float32, as torchvision's ToTensor and Normalize: other orders round differently.
+PixelTable::PixelTable(const Preprocess& how) : mean_(how.mean), std_(how.std) {
+  for (std::size_t c = 0; c < value_.size(); ++c) {
+    for (std::size_t byte = 0; byte < value_[c].size(); ++byte)
+      value_[c][byte] = (static_cast<float>(byte) / 255.0f - how.mean[c]) / how.std[c];
+  }
+}
+
+void PixelTable::normalise(std::span<const std::uint8_t> rgb, float* input) const {
+  for (std::size_t i = 0; i < rgb.size(); ++i) input[i] = value_[i % 3][rgb[i]];
+}
+
+bool PixelTable::recover(std::span<const float> input, std::uint8_t* rgb) const {
+  for (std::size_t i = 0; i < input.size(); ++i) {
+    const std::size_t c = i % 3;
+    // NaN fails this comparison, too.
+    const float byte = (input[i] * std_[c] + mean_[c]) * 255.0f;
+    if (!(byte > -1.0f && byte < 256.0f)) return false;
+    const auto nearest = static_cast<std::uint8_t>(std::clamp(byte + 0.5f, 0.0f, 255.0f));
+    if (value_[c][nearest] != input[i]) return false;
+    rgb[i] = nearest;
+  }
+  return true;
+}
+
 void preprocess(const Picture& picture, const Preprocess& how, float* input) {
   Picture resized;
   const Picture* used = &picture;
@@ -72,15 +97,7 @@ void preprocess(const Picture& picture, const Preprocess& how, float* input) {
     resized = resize(picture, how.input.width, how.input.height);
     used = &resized;
   }
-  // Three steps in float32, as torchvision's ToTensor and Normalize: other orders round
-  // differently.
-  std::array<std::array<float, 256>, 3> table;
-  for (std::size_t c = 0; c < 3; ++c) {
-    for (std::size_t value = 0; value < 256; ++value) {
-      table[c][value] = (static_cast<float>(value) / 255.0f - how.mean[c]) / how.std[c];
-    }
-  }
-  for (std::size_t i = 0; i < used->rgb.size(); ++i) input[i] = table[i % 3][used->rgb[i]];
+  PixelTable(how).normalise(used->rgb, input);
 }
 
 }  // namespace offramp

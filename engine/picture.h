@@ -1,6 +1,7 @@
 // From the bytes of a picture file to the network's input.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <span>
@@ -32,6 +33,21 @@ Picture read_picture(const std::filesystem::path& path);
 /// Bilinear resize with antialiasing, the same fixed-point arithmetic as Pillow's
 /// Image.resize(..., BILINEAR), so that a network sees what it saw in training.
 Picture resize(const Picture& picture, int width, int height);
+
+/// The network's input for each of the 256 values of each colour, and back.
+class PixelTable {
+ public:
+  explicit PixelTable(const Preprocess& how);
+
+  /// `input` gets a float for each byte of `rgb`, [height, width, 3].
+  void normalise(std::span<const std::uint8_t> rgb, float* input) const;
+  /// Finds the bytes that normalise() makes `input` of, bit for bit. False when there are none.
+  [[nodiscard]] bool recover(std::span<const float> input, std::uint8_t* rgb) const;
+
+ private:
+  std::array<std::array<float, 256>, 3> value_;
+  std::array<float, 3> mean_, std_;
+};
 
 /// Writes the network's input, float[height, width, 3], as `how` says.
 void preprocess(const Picture& picture, const Preprocess& how, float* input);

@@ -8,7 +8,7 @@
 #include <variant>
 
 #include "engine/cascade.h"
-#include "net/workers.h"
+#include "net/job.h"
 
 namespace offramp {
 

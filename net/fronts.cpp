@@ -95,19 +95,18 @@ void Fronts::waitables(std::vector<Waitable>& out) const {
 }
 
 std::optional<Fronts::Received> Fronts::receive_from_router(Clock::time_point now) {
-  std::vector<Bytes> parts;
-  std::size_t count = 0;
   std::string key;
   // Without keys ZeroMQ's User-Id is what the peer says of itself.
   std::string* const wanted_key = gate_.has_keys() ? &key : nullptr;
-  for (int i = 0; i < kMostRefused && router_->receive(parts, 3, count, wanted_key); ++i) {
-    Peer peer{.cable = -1, .routing_id = {parts[0].begin(), parts[0].end()}, .key = key};
-    if (!gate_.admits(peer.key, peer.routing_id, now)) {
+  for (int i = 0; i < kMostRefused && router_->receive(parts_, wanted_key); ++i) {
+    const auto id = parts_[0];
+    Peer peer{.cable = -1, .routing_id = {id.begin(), id.end()}, .key = key};
+    if (!gate_.admits(peer.key, peer.routing_id, now) || strikes_.out(connection_of(peer), now)) {
       if (Clock::now() - now > kTurn) return {};
       continue;
     }
-    if (count != 3) return Received{std::move(peer), Malformed::kFrameCount};
-    return Received{std::move(peer), decode(parts[1], parts[2], limits_)};
+    if (parts_.count() != 3) return Received{std::move(peer), Malformed::kFrameCount};
+    return Received{std::move(peer), decode(parts_[1], parts_[2], limits_)};
   }
   return {};
 }

@@ -14,6 +14,7 @@
 #include "net/gate.h"
 #include "net/loopback.h"
 #include "net/socket.h"
+#include "net/strikes.h"
 
 namespace offramp {
 
@@ -54,16 +55,25 @@ class Fronts {
   using Received = std::pair<Peer, std::variant<Message, Malformed>>;
   std::optional<Received> receive(Clock::time_point now);
 
+  /// `peer` has sent what is no message. True when it has done so three times, and what it sends is
+  /// dropped unread from now on; see Strikes.
+  [[nodiscard]] bool strike(const Peer& peer, Clock::time_point now) {
+    return strikes_.strike(connection_of(peer), now);
+  }
+
   /// Never blocks. False when the peer has gone, does not read or is no longer allowed.
   bool send(const Peer& peer, Message message);
 
  private:
   void listen(const std::string& endpoint, int window);
   std::optional<Received> receive_from_router(Clock::time_point now);
+  static std::string connection_of(const Peer& peer) { return peer.key + peer.routing_id; }
 
   Gate& gate_;
+  Strikes strikes_;
   std::optional<ZmqContext> context_;
   std::optional<ZmqSocket> router_;
+  Parts parts_;  ///< of the last message
   std::vector<Loopback*> cables_;
   DecodeLimits limits_;
   std::string endpoint_;

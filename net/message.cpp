@@ -75,6 +75,7 @@ struct Encoder {
     f.tier = static_cast<std::uint8_t>(m.tier);
     f.credit = m.window;
     set_shape(f, m.shape, DType::kF32);
+    if (m.pictures) begin_item(Item::kPictures, 0);
     return Type::kWelcome;
   }
   Type operator()(const Handoff& m) {

@@ -73,9 +73,17 @@ enum class FaultCode : std::uint16_t {
 const char* fault_name(FaultCode code);  ///< "version", "model mismatch", ...
 Reason reason_of(FaultCode code);        ///< how a tier that falls back on its own answer names it
 
-/// How a tensor's elements are written.
-enum class DType : std::uint8_t { kNone = 0, kF32 = 1, kF16 = 2, kU8 = 3, kU8PerChannel = 4 };
-const char* dtype_name(DType dtype);  ///< "f32", "f16", "u8", "u8c"
+/// How a tensor's elements are written. kPixels is the picture as it was before it was normalised,
+/// since version 1.2; it stands at cut 0 alone.
+enum class DType : std::uint8_t {
+  kNone = 0,
+  kF32 = 1,
+  kF16 = 2,
+  kU8 = 3,
+  kU8PerChannel = 4,
+  kPixels = 5
+};
+const char* dtype_name(DType dtype);  ///< "f32", "f16", "u8", "u8c", "pixels"
 /// How the payload is packed.
 enum class Codec : std::uint8_t { kRaw = 0, kLz4 = 1 };
 
@@ -97,6 +105,7 @@ struct Welcome {
   Shape shape;
   Tier tier = Tier::kEdge;
   std::uint16_t window = 0;         ///< requests that may be away at once
+  bool pictures = false;            ///< cut 0 is taken as well, as kPixels
   std::uint8_t minor = kWireMinor;  ///< as in Hello
   bool operator==(const Welcome&) const = default;
 };

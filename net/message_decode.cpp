@@ -74,6 +74,7 @@ struct Items {
   std::optional<Pong> load;  ///< queue_depth and held_us
   std::optional<Pong> pace;  ///< service_us and workers
   std::optional<std::uint32_t> retry_after_us;
+  bool pictures = false;
   std::optional<Verdict> decision;
   std::optional<FaultCode> fault;
 };
@@ -126,6 +127,10 @@ std::optional<Malformed> read_item(Item item, std::span<const std::uint8_t> valu
       if (out.retry_after_us || value.size() != kRetryAfterBytes) return Malformed::kItem;
       out.retry_after_us = in.u32();
       return {};
+    case Item::kPictures:
+      if (out.pictures || !value.empty()) return Malformed::kItem;
+      out.pictures = true;
+      return {};
     case Item::kDecision: {
       if (out.decision || value.size() != kDecisionBytes) return Malformed::kItem;
       Decision d{.label = in.i32(), .probability = in.f32(), .entropy = in.f32(), .exit = in.i32()};
@@ -167,7 +172,7 @@ Decoded decode_infer(const Fixed& f, std::span<const std::uint8_t> payload,
                      const DecodeLimits& limits) {
   const std::optional<Shape> shape = get_shape(f);
   if (!shape || f.dtype == static_cast<std::uint8_t>(DType::kNone) ||
-      f.dtype > static_cast<std::uint8_t>(DType::kU8PerChannel) ||
+      f.dtype > static_cast<std::uint8_t>(DType::kPixels) ||
       f.codec > static_cast<std::uint8_t>(Codec::kLz4))
     return Malformed::kField;
   const bool packed = f.codec == static_cast<std::uint8_t>(Codec::kLz4);
@@ -216,6 +221,7 @@ Decoded decode_control(const Fixed& f, Items& items) {
                      .shape = *shape,
                      .tier = static_cast<Tier>(f.tier),
                      .window = f.credit,
+                     .pictures = items.pictures,
                      .minor = f.minor};
     }
     case Type::kResult:

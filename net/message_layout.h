@@ -33,6 +33,7 @@ enum class Item : std::uint8_t {
   kLoad = 0x04,
   kPace = 0x05,
   kRetryAfter = 0x06,
+  kPictures = 0x07,
   kDecision = 0x81,
   kFault = 0x82,
 };

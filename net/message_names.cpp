@@ -94,6 +94,8 @@ const char* dtype_name(DType dtype) {
       return "u8";
     case DType::kU8PerChannel:
       return "u8c";
+    case DType::kPixels:
+      return "pixels";
   }
   return "unknown";
 }

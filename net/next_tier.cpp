@@ -57,6 +57,12 @@ Reason NextTier::hand_on(Verdict& own, Done& done, Clock::time_point now) {
   return Reason::kNone;
 }
 
+bool NextTier::forget(const Peer& peer, const RequestId& request) {
+  return std::erase_if(away_, [&](const auto& each) {
+           return each.second.own.request == request && each.second.peer == peer;
+         }) > 0;
+}
+
 void NextTier::service(Clock::time_point now, std::vector<Answer>& answers) {
   if (!channel_) return;
   std::vector<LinkEvent> events;
@@ -115,6 +121,15 @@ Answer NextTier::better_answer(Request request, Verdict verdict, Clock::time_poi
   if (verdict.hops.size() == kMaxHops) verdict.hops.pop_back();
   verdict.hops.insert(verdict.hops.begin(), hop);
   return {.peer = std::move(away.peer), .verdict = std::move(verdict)};
+}
+
+std::vector<LinkStatus> NextTier::links() const {
+  if (!channel_) return {};
+  return {{.endpoint = channel_->endpoint(),
+           .state = channel_->state(),
+           .away = away_.size(),
+           .window = channel_->window(),
+           .round_trip = channel_->round_trip()}};
 }
 
 void NextTier::waitables(std::vector<Waitable>& out) const {

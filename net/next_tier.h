@@ -9,9 +9,10 @@
 #include <memory>
 #include <vector>
 
+#include "net/batch_runner.h"
 #include "net/channel.h"
 #include "net/log.h"
-#include "net/workers.h"
+#include "net/telemetry.h"
 
 namespace offramp {
 
@@ -21,7 +22,8 @@ struct Answer {
   Verdict verdict;
 };
 
-/// Each request that hand_on() takes leads to exactly one Answer, before its answer_by.
+/// Each request that hand_on() takes leads to exactly one Answer, before its answer_by, unless it
+/// is forgotten.
 class NextTier {
  public:
   /// `channel` is null when there is no next tier; otherwise it leads to the one whose first stage
@@ -31,6 +33,9 @@ class NextTier {
   /// Gives the sample to the next tier, keeps `own` for the worst case and returns kNone; or says
   /// why it cannot, and `own` is still the caller's.
   [[nodiscard]] Reason hand_on(Verdict& own, Done& done, Clock::time_point now);
+
+  /// Nobody waits for this answer any more. False when the request is not away.
+  bool forget(const Peer& peer, const RequestId& request);
 
   /// Appends the answers that have come or may be waited for no longer.
   void service(Clock::time_point now, std::vector<Answer>& answers);
@@ -45,6 +50,8 @@ class NextTier {
   std::size_t away() const { return away_.size(); }
   /// Answers that came too late, or twice, and were dropped.
   std::uint64_t unmatched() const { return unmatched_; }
+  /// How the link stands; empty when there is no next tier.
+  std::vector<LinkStatus> links() const;
 
  private:
   struct Away {

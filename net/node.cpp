@@ -28,6 +28,8 @@ const NodeOptions& checked(const NodeOptions& options) {
           std::to_string(options.workers));
   require(options.queue_capacity >= 1, "a queue for at least one request",
           std::to_string(options.queue_capacity));
+  require(options.batch_delay.count() >= 0 && options.batch_delay.count() <= 1000000,
+          "a batch delay of 0 to 1 s", std::to_string(options.batch_delay.count()) + " us");
   require(options.window >= 1 && options.window <= 65535, "a window of 1 to 65535 requests",
           std::to_string(options.window));
   require(!options.listen.empty() || !options.loopbacks.empty(), "an endpoint to listen on",
@@ -44,15 +46,19 @@ struct Node::Impl {
         // A path needs no lock beside its permissions.
         gate(options.tier, is_ipc(options.listen) ? std::nullopt : options.keys, log),
         fronts(options.listen, options.loopbacks, admission.limits(), options.window, gate),
-        service(stages, admission, model, options, std::move(next), fronts, std::move(log)) {}
+        telemetry(stages.size()),
+        service(stages, admission, model, options, std::move(next), fronts, telemetry,
+                std::move(log)) {}
 
   void loop();
   void wait_for_work();
   void take_messages(Clock::time_point now);
 
+  std::vector<Waitable> waited_for;  ///< kept, for its memory
   Admission admission;
   Gate gate;
   Fronts fronts;
+  Telemetry telemetry;
   Service service;
   EventFd stop_event;
   std::thread thread;  ///< runs loop()
@@ -66,7 +72,8 @@ void Node::Impl::loop() {
     fronts.admit(now);
     take_messages(Clock::now());
     service.take_results(Clock::now());
-    service.expire_sessions(now);
+    service.review_sessions(now);
+    service.report(now);
     if (service.draining() && service.drained(now)) break;
   }
   service.end_drain();
@@ -74,11 +81,11 @@ void Node::Impl::loop() {
 }
 
 void Node::Impl::wait_for_work() {
-  std::vector<Waitable> items;
-  fronts.waitables(items);
-  service.waitables(items);
-  items.push_back({.fd = stop_event.fd()});
-  wait_readable(items, service.due(Clock::now()));
+  waited_for.clear();
+  fronts.waitables(waited_for);
+  service.waitables(waited_for);
+  waited_for.push_back({.fd = stop_event.fd()});
+  wait_readable(waited_for, service.due(Clock::now()));
 }
 
 void Node::Impl::take_messages(Clock::time_point now) {
@@ -111,8 +118,14 @@ void Node::wait() {
   if (impl_->thread.joinable()) impl_->thread.join();
 }
 
+TelemetrySnapshot Node::telemetry() const {
+  TelemetrySnapshot snapshot = impl_->telemetry.snapshot(Clock::now());
+  snapshot.counters.denied = impl_->gate.denials();
+  return snapshot;
+}
+
 NodeCounters Node::counters() const {
-  NodeCounters counters = impl_->service.counters();
+  NodeCounters counters = impl_->telemetry.counters();
   counters.denied = impl_->gate.denials();
   return counters;
 }

@@ -1,6 +1,6 @@
 // One tier as a server: takes undecided samples, runs its stages, answers or hands on.
 //
-//   peers <--> Fronts <--> loop and Service <--> Workers, which run the stages
+//   peers <--> Fronts <--> loop and Service <--> FairQueue <--> Workers, which run the stages
 //                                  |
 //                                  +-- NextTier <--> Channel <--> the next tier's node
 //
@@ -9,9 +9,7 @@
 // absent, lost or late, the answer is the node's own, marked with the reason.
 #pragma once
 
-#include <array>
 #include <chrono>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -24,6 +22,7 @@
 #include "net/gate.h"
 #include "net/log.h"
 #include "net/loopback.h"
+#include "net/telemetry.h"
 #include "net/tensor_codec.h"
 
 namespace offramp {
@@ -40,26 +39,16 @@ struct NodeOptions {
   TensorFormat format{};               ///< of what is handed on
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)
-  int window = 64;           ///< requests of one peer that may be here, announced in WELCOME
+  int window = 64;           ///< requests of one peer that may be here, when there is room
+  /// How long a worker waits for more requests to compute together, at most as many as the plans of
+  /// the stages take. 0: it takes what is there.
+  std::chrono::microseconds batch_delay{0};
   /// How long stopping waits for answers that are missing. Then requests that the next tier has
   /// get this node's own answer, and those that a worker has get none.
   std::chrono::milliseconds drain{10000};
-  /// Called by a worker before each request's stages: to pace a node or to hold it up in tests.
+  /// Called by a worker for each request of a batch before their stages run: to pace a node or to
+  /// hold it up in tests.
   std::function<void()> before_compute{};
-};
-
-struct NodeCounters {
-  std::uint64_t requests = 0;       ///< INFER messages that were accepted
-  std::uint64_t answers = 0;        ///< RESULT messages, all of them
-  std::uint64_t forwarded = 0;      ///< handed to the next tier
-  std::uint64_t degraded = 0;       ///< answers with a reason, the next tier's included
-  std::uint64_t faults = 0;         ///< ERROR messages sent
-  std::uint64_t expired = 0;        ///< dropped because their budget had run out
-  std::uint64_t undeliverable = 0;  ///< messages to peers that had gone
-  std::uint64_t unmatched = 0;      ///< answers of the next tier that came too late
-  std::uint64_t unanswered = 0;     ///< still being computed when the time to stop was over
-  std::array<std::uint64_t, kMalformedCount> malformed{};  ///< dropped, by Malformed
-  DenialCounts denied{};  ///< connections and messages that were not let in, by Denial
 };
 
 class Node {
@@ -89,7 +78,9 @@ class Node {
     wait();
   }
 
+  /// Both from any thread, and without a wait for the node's own.
   NodeCounters counters() const;
+  TelemetrySnapshot telemetry() const;
 
   /// Replaces the list of NodeOptions::keys, for connections that are open too. From any thread.
   void allow(AllowList allowed);

@@ -14,27 +14,32 @@ namespace {
 // long, is not waited for.
 constexpr std::chrono::milliseconds kDrainSilence{1000};
 
+// Between the signs of life that the workers are asked for.
+constexpr std::chrono::milliseconds kProbeInterval{1000};
+// Links are copied under a lock, so not in every turn.
+constexpr std::chrono::milliseconds kLinkReportInterval{100};
+// Requests that can be here at once: those that wait, and those that are computed.
+std::size_t room(std::span<const Stage> stages, const NodeOptions& options) {
+  const Plan& plan = stages[static_cast<std::size_t>(options.first_stage)].plan();
+  return static_cast<std::size_t>(options.queue_capacity) +
+         static_cast<std::size_t>(options.workers) * static_cast<std::size_t>(plan.max_batch());
+}
+
 }  // namespace
 
 Service::Service(std::span<const Stage> stages, const Admission& admission,
                  const WireModelId& model, const NodeOptions& options,
-                 std::unique_ptr<Channel> next, Fronts& fronts, Log log)
+                 std::unique_ptr<Channel> next, Fronts& fronts, Telemetry& telemetry, Log log)
     : admission_(admission),
       model_(model),
       tier_(options.tier),
-      window_(static_cast<std::uint16_t>(options.window)),
       drain_(options.drain),
       fronts_(fronts),
+      telemetry_(telemetry),
       log_(std::move(log)),
+      credits_(static_cast<std::uint16_t>(options.window), room(stages, options)),
       next_(std::move(next), model, options.first_stage + options.stage_count, log_),
-      workers_(stages, options.first_stage, options.stage_count, options.tier, options.format,
-               options.workers, static_cast<std::size_t>(options.queue_capacity),
-               options.before_compute) {}
-
-NodeCounters Service::counters() const {
-  const std::lock_guard lock(counters_mutex_);
-  return counters_;
-}
+      workers_(stages, options) {}
 
 void Service::waitables(std::vector<Waitable>& out) const {
   next_.waitables(out);
@@ -53,7 +58,7 @@ void Service::take(const Peer& peer, std::variant<Message, Malformed> received,
   if (auto* message = std::get_if<Message>(&received))
     handle(peer, std::move(*message), now);
   else
-    handle(peer, std::get<Malformed>(received));
+    handle(peer, std::get<Malformed>(received), now);
 }
 
 void Service::handle(const Peer& peer, Message message, Clock::time_point now) {
@@ -61,22 +66,24 @@ void Service::handle(const Peer& peer, Message message, Clock::time_point now) {
     handle(peer, *hello, now);
     return;
   }
-  const bool known = sessions_.heard(peer, now);
-  if (known) last_exchange_ = now;
+  Session* const session = sessions_.heard(peer, now);
+  if (session != nullptr) last_exchange_ = now;
   if (std::holds_alternative<Bye>(message)) {
     sessions_.close(peer);
   } else if (const auto* handoff = std::get_if<Handoff>(&message)) {
-    if (known)
-      handle(peer, *handoff, now);
+    if (session != nullptr)
+      handle(peer, *session, *handoff, now);
     else
       fault(peer, handoff->request, FaultCode::kNoSession, "say HELLO first");
   } else if (const auto* ping = std::get_if<Ping>(&message)) {
-    if (!known)
+    if (session == nullptr)
       fault(peer, {}, FaultCode::kNoSession, "say HELLO first");
     else
       knock(peer, *ping, now);
+  } else if (const auto* cancel = std::get_if<Cancel>(&message)) {
+    handle(peer, *cancel);
   } else {
-    handle(peer, Malformed::kType);
+    handle(peer, Malformed::kType, now);
   }
 }
 
@@ -94,37 +101,50 @@ void Service::handle(const Peer& peer, const Hello& hello, Clock::time_point now
 }
 
 // With very many knocks waiting there is no answer: a node whose workers are stuck is silent.
-void Service::knock(const Peer& peer, const std::variant<Hello, Ping>& message,
+void Service::knock(const Peer& peer, const std::variant<Hello, Ping, Probe>& message,
                     Clock::time_point now) {
   static_cast<void>(workers_.push(Knock{.peer = peer, .message = message, .arrived = now}));
 }
 
-void Service::handle(const Peer& peer, const Handoff& handoff, Clock::time_point now) {
+void Service::handle(const Peer& peer, Session& session, const Handoff& handoff,
+                     Clock::time_point now) {
   if (draining_) {
     fault(peer, handoff.request, FaultCode::kDraining, "shutting down");
     return;
   }
+  credits_.used(session, now);
   // Asked first: unpacking a tensor that is not taken would cost the loop more than the answer.
-  if (const char* why = no_room(peer)) {
-    fault(peer, handoff.request, FaultCode::kOverloaded, why);
+  if (const char* why = no_room(peer, session, handoff, now)) {
+    overloaded(peer, handoff.request, why);
     return;
   }
   std::variant<Job, Refusal> admitted = admission_.job(peer, handoff, now);
   if (auto* refusal = std::get_if<Refusal>(&admitted)) {
     fault(peer, handoff.request, refusal->code, std::move(refusal->text));
   } else if (!workers_.push(std::move(std::get<Job>(admitted)))) {
-    fault(peer, handoff.request, FaultCode::kOverloaded, "the queue is full");
+    overloaded(peer, handoff.request, "the queue is full");
   } else {
     ++in_work_;
     ++here_[peer];
-    count([](NodeCounters& c) { ++c.requests; });
+    telemetry_.accepted(handoff.tensor);
   }
 }
 
-const char* Service::no_room(const Peer& peer) const {
-  if (workers_.full()) return "the queue is full";
+const char* Service::no_room(const Peer& peer, const Session& session, const Handoff& handoff,
+                             Clock::time_point now) {
   const auto found = here_.find(peer);
-  return found != here_.end() && found->second >= window_ ? "the window is full" : nullptr;
+  if (found != here_.end() && !credits_.allows(session, found->second, now))
+    return "the window is full";
+  return workers_.obstacle(peer, now + std::chrono::microseconds(handoff.budget_us), now);
+}
+
+// What is being computed is answered all the same: that costs nothing any more.
+void Service::handle(const Peer& peer, const Cancel& cancel) {
+  const bool waited = workers_.cancel(peer, cancel.request);
+  if (!waited && !next_.forget(peer, cancel.request)) return;
+  if (waited) --in_work_;
+  leave(peer);
+  telemetry_.cancelled();
 }
 
 void Service::leave(const Peer& peer) {
@@ -132,11 +152,22 @@ void Service::leave(const Peer& peer) {
   if (found != here_.end() && --found->second == 0) here_.erase(found);
 }
 
-void Service::handle(const Peer& peer, Malformed reason) {
-  count([reason](NodeCounters& c) { ++c.malformed[static_cast<std::size_t>(reason)]; });
+void Service::handle(const Peer& peer, Malformed reason, Clock::time_point now) {
+  telemetry_.malformed(reason);
   say(LogLevel::kDebug, std::string("malformed message dropped: ") + malformed_name(reason));
   if (reason == Malformed::kVersion)
     fault(peer, {}, FaultCode::kVersion, "wanted protocol version " + std::to_string(kWireMajor));
+  if (!fronts_.strike(peer, now)) return;
+  telemetry_.struck_out();
+  say(LogLevel::kDebug, "a peer is not heard any more: its messages were malformed three times");
+  sessions_.close(peer);
+}
+
+void Service::review_sessions(Clock::time_point now) {
+  sessions_.expire(now);
+  std::vector<Credits::Change> changes;
+  credits_.review(sessions_, now, changes);
+  for (const Credits::Change& change : changes) send(change.peer, Credit{.window = change.window});
 }
 
 // ---- what comes back ----
@@ -149,36 +180,68 @@ void Service::take_results(Clock::time_point now) {
   if (out_of_time(now)) next_.give_up(Reason::kLate, now, answers);
   if (!answers.empty()) last_exchange_ = now;
   answer(std::move(answers));
-  count([this](NodeCounters& c) { c.unmatched = next_.unmatched(); });
+  telemetry_.set_unmatched(next_.unmatched());
+}
+
+void Service::report(Clock::time_point now) {
+  telemetry_.turned(now);
+  telemetry_.set(Load{.queued = workers_.queued(),
+                      .in_work = in_work_,
+                      .away = next_.away(),
+                      .sessions = sessions_.size()});
+  if (now >= next_link_report_) {
+    telemetry_.set(next_.links());
+    next_link_report_ = now + kLinkReportInterval;
+  }
+  if (probing_ || now < next_probe_) return;
+  probing_ = workers_.push(Knock{.peer = {}, .message = Probe{}, .arrived = now});
+  if (probing_) telemetry_.workers_asked(now);
 }
 
 void Service::finish(Knock knock, Clock::time_point now) {
+  if (std::holds_alternative<Probe>(knock.message)) {
+    probing_ = false;
+    next_probe_ = now + kProbeInterval;
+    telemetry_.workers_answered();
+    return;
+  }
   if (const auto* ping = std::get_if<Ping>(&knock.message)) {
     send(knock.peer, Pong{.sequence = ping->sequence,
                           .queue_depth = static_cast<std::uint32_t>(workers_.queued()),
-                          .held_us = elapsed_us(knock.arrived, now)});
+                          .held_us = elapsed_us(knock.arrived, now),
+                          .service_us = to_us(workers_.pace()),
+                          .workers = static_cast<std::uint16_t>(workers_.threads())});
     return;
   }
   if (draining_) return;
   const Hello& hello = std::get<Hello>(knock.message);
-  sessions_.open(knock.peer, now);
+  Session& session = sessions_.open(knock.peer, now);
+  session.minor = hello.minor;
   send(knock.peer, Welcome{.session = hello.session,
                            .model = model_,
                            .cut = hello.cut,
                            .shape = hello.shape,
                            .tier = tier_,
-                           .window = window_});
+                           .window = credits_.welcome(session)});
 }
 
 void Service::finish(Done done, Clock::time_point now) {
   --in_work_;
   last_exchange_ = now;
-  if (done.expired) {
+  telemetry_.dequeued(done.hop.queue_us);
+  if (done.fate == Fate::kExpired) {
     leave(done.job.peer);
-    count([](NodeCounters& c) { ++c.expired; });
+    telemetry_.expired();
     fault(done.job.peer, done.job.request, FaultCode::kExpired, "the budget had run out");
     return;
   }
+  if (done.fate == Fate::kDisplaced) {
+    leave(done.job.peer);
+    overloaded(done.job.peer, done.job.request, "the queue is full, and others have less of it");
+    return;
+  }
+  if (done.batch > 0) telemetry_.batched(done.batch);
+  telemetry_.computed(done.hop, done.decision);
   Verdict own{.request = done.job.request,
               .decision = done.decision,
               .tier = tier_,
@@ -186,9 +249,12 @@ void Service::finish(Done done, Clock::time_point now) {
               .hops = {done.hop},
               .probabilities = std::move(done.probabilities)};
   if (!done.answers) {
+    const DType dtype = done.carry.dtype;
+    const Codec codec = done.carry.codec;
+    const std::size_t bytes = done.carry.payload.size();
     const Reason obstacle = next_.hand_on(own, done, now);
     if (obstacle == Reason::kNone) {
-      count([](NodeCounters& c) { ++c.forwarded; });
+      telemetry_.handed_on(dtype, codec, bytes);
       return;
     }
     own.degraded = obstacle;
@@ -201,6 +267,7 @@ void Service::finish(Done done, Clock::time_point now) {
 
 void Service::begin_drain(Clock::time_point now) {
   draining_ = true;
+  telemetry_.draining();
   drain_began_ = last_exchange_ = now;
   say(LogLevel::kInfo,
       "stopping: " + std::to_string(in_work_ + next_.away()) + " requests to finish");
@@ -219,9 +286,7 @@ bool Service::drained(Clock::time_point now) const {
          now - drain_began_ >= drain_ + kDrainSilence;
 }
 
-void Service::end_drain() {
-  count([this](NodeCounters& c) { c.unanswered = in_work_; });
-}
+void Service::end_drain() { telemetry_.set_unanswered(in_work_); }
 
 // ---- to peers ----
 
@@ -230,10 +295,7 @@ void Service::answer(const Peer& peer, Verdict verdict) {
     fault(peer, verdict.request, FaultCode::kNoAnswer, "the exit's numbers are not finite");
     return;
   }
-  count([&verdict](NodeCounters& c) {
-    ++c.answers;
-    if (verdict.degraded != Reason::kNone) ++c.degraded;
-  });
+  telemetry_.answered(verdict);
   send(peer, std::move(verdict));
 }
 
@@ -245,13 +307,25 @@ void Service::answer(std::vector<Answer> answers) {
 }
 
 void Service::fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text) {
-  count([](NodeCounters& c) { ++c.faults; });
   send(peer, Fault{.request = request, .code = code, .model = model_, .text = std::move(text)});
+}
+
+void Service::overloaded(const Peer& peer, const RequestId& request, std::string text) {
+  send(peer, Fault{.request = request,
+                   .code = FaultCode::kOverloaded,
+                   .model = model_,
+                   .text = std::move(text),
+                   .retry_after_us = to_us(workers_.backlog())});
+}
+
+void Service::send(const Peer& peer, Fault fault) {
+  telemetry_.faulted(fault.code);
+  send(peer, Message(std::move(fault)));
 }
 
 void Service::send(const Peer& peer, Message message) {
   if (fronts_.send(peer, std::move(message))) return;
-  count([](NodeCounters& c) { ++c.undeliverable; });
+  telemetry_.undeliverable();
   sessions_.close(peer);
 }
 

@@ -1,8 +1,8 @@
 // What a node does with each message, result and answer, and how it comes to an end. The loop in
-// net/node.cpp calls it from one thread; counters() alone may be called from any.
+// net/node.cpp calls it from one thread.
 //
-//   INFER  -> Admission -> Workers -> sure: RESULT
-//                                  -> not sure: NextTier -> RESULT
+//   INFER  -> Credits, Admission -> Workers -> sure: RESULT
+//                                           -> not sure: NextTier -> RESULT
 //   HELLO, PING -> Workers -> WELCOME, PONG: they prove that the workers are alive
 #pragma once
 
@@ -10,13 +10,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "net/admission.h"
+#include "net/credits.h"
 #include "net/fronts.h"
 #include "net/next_tier.h"
 #include "net/node.h"
@@ -27,17 +27,21 @@ namespace offramp {
 
 class Service {
  public:
-  /// Starts the workers. `stages` are all of the model's; they, `admission` and `fronts` outlive
-  /// this. `options` have been checked. Throws Error{kSystem}.
+  /// Starts the workers. `stages` are all of the model's; they, `admission`, `fronts` and
+  /// `telemetry` outlive this. `options` have been checked. Throws Error{kSystem}.
   Service(std::span<const Stage> stages, const Admission& admission, const WireModelId& model,
-          const NodeOptions& options, std::unique_ptr<Channel> next, Fronts& fronts, Log log);
+          const NodeOptions& options, std::unique_ptr<Channel> next, Fronts& fronts,
+          Telemetry& telemetry, Log log);
 
   /// Something came from a peer.
   void take(const Peer& peer, std::variant<Message, Malformed> received, Clock::time_point now);
   /// Answers with what the workers and the next tier have returned, and what is due.
   void take_results(Clock::time_point now);
-  /// Forgets silent peers.
-  void expire_sessions(Clock::time_point now) { sessions_.expire(now); }
+  /// Forgets silent peers, and tells the others of windows that have changed.
+  void review_sessions(Clock::time_point now);
+  /// Tells the telemetry how things stand, and asks the workers for a sign of life when that is
+  /// due.
+  void report(Clock::time_point now);
 
   /// Appends what to wait on; take_results() is due when one of them is readable, and at due().
   void waitables(std::vector<Waitable>& out) const;
@@ -51,44 +55,44 @@ class Service {
   /// Counts what was not answered.
   void end_drain();
 
-  NodeCounters counters() const;
-
  private:
   bool out_of_time(Clock::time_point now) const;
-  /// Why there is no room for one more request of `peer`; null when there is.
-  const char* no_room(const Peer& peer) const;
+  /// Why one more request of `peer` is not taken; null when it is.
+  const char* no_room(const Peer& peer, const Session& session, const Handoff& handoff,
+                      Clock::time_point now);
   /// A request of `peer` has got its answer, or none will come.
   void leave(const Peer& peer);
 
   void handle(const Peer& peer, Message message, Clock::time_point now);
   void handle(const Peer& peer, const Hello& hello, Clock::time_point now);
-  void handle(const Peer& peer, const Handoff& handoff, Clock::time_point now);
-  void handle(const Peer& peer, Malformed reason);
-  void knock(const Peer& peer, const std::variant<Hello, Ping>& message, Clock::time_point now);
+  void handle(const Peer& peer, Session& session, const Handoff& handoff, Clock::time_point now);
+  void handle(const Peer& peer, const Cancel& cancel);
+  void handle(const Peer& peer, Malformed reason, Clock::time_point now);
+  void knock(const Peer& peer, const std::variant<Hello, Ping, Probe>& message,
+             Clock::time_point now);
   void finish(Knock knock, Clock::time_point now);
   void finish(Done done, Clock::time_point now);
 
   void answer(const Peer& peer, Verdict verdict);
   void answer(std::vector<Answer> answers);
   void fault(const Peer& peer, const RequestId& request, FaultCode code, std::string text);
+  /// ERROR(OVERLOADED), and when to come back.
+  void overloaded(const Peer& peer, const RequestId& request, std::string text);
+  void send(const Peer& peer, Fault fault);
   void send(const Peer& peer, Message message);
   void say(LogLevel level, const std::string& line) const {
     if (log_) log_(level, line);
-  }
-  template <class Change>
-  void count(Change change) {
-    const std::lock_guard lock(counters_mutex_);
-    change(counters_);
   }
 
   const Admission& admission_;
   WireModelId model_;
   Tier tier_;
-  std::uint16_t window_;
   std::chrono::milliseconds drain_;
   Fronts& fronts_;
+  Telemetry& telemetry_;
   Log log_;
   Sessions sessions_;
+  Credits credits_;
   NextTier next_;
   Workers workers_;
 
@@ -98,9 +102,8 @@ class Service {
   bool draining_ = false;
   Clock::time_point drain_began_{};
   Clock::time_point last_exchange_{};  ///< a peer said something, or was answered
-
-  mutable std::mutex counters_mutex_;
-  NodeCounters counters_;
+  bool probing_ = false;               ///< the workers owe a sign of life
+  Clock::time_point next_probe_{}, next_link_report_{};
 };
 
 }  // namespace offramp

@@ -12,22 +12,25 @@ constexpr std::chrono::seconds kExpiryInterval{10};
 
 }  // namespace
 
-bool Sessions::heard(const Peer& peer, Clock::time_point now) {
+Session* Sessions::heard(const Peer& peer, Clock::time_point now) {
   const auto of_key = by_key_.find(peer.key);
-  if (of_key == by_key_.end()) return false;
+  if (of_key == by_key_.end()) return nullptr;
   const auto known = of_key->second.find(peer);
-  if (known == of_key->second.end()) return false;
-  known->second = now;
-  return true;
+  if (known == of_key->second.end()) return nullptr;
+  known->second.heard = now;
+  return &known->second;
 }
 
-void Sessions::open(const Peer& peer, Clock::time_point now) {
-  Heard& of_key = by_key_[peer.key];
+Session& Sessions::open(const Peer& peer, Clock::time_point now) {
+  OfKey& of_key = by_key_[peer.key];
   if (!peer.key.empty() && of_key.size() >= kMaxOfOneKey && !of_key.contains(peer)) {
-    of_key.erase(std::ranges::min_element(of_key, {}, &Heard::value_type::second));
+    of_key.erase(std::ranges::min_element(
+        of_key, {}, [](const auto& session) { return session.second.heard; }));
     --count_;
   }
-  if (of_key.insert_or_assign(peer, now).second) ++count_;
+  const auto [session, is_new] = of_key.insert_or_assign(peer, Session{.heard = now});
+  if (is_new) ++count_;
+  return session->second;
 }
 
 void Sessions::close(const Peer& peer) {
@@ -49,15 +52,15 @@ void Sessions::expire(Clock::time_point now) {
   if (now < next_expiry_) return;
   next_expiry_ = now + kExpiryInterval;
   for (auto& [key, of_key] : by_key_)
-    count_ -= std::erase_if(of_key,
-                            [now](const auto& session) { return now - session.second > kExpiry; });
+    count_ -= std::erase_if(
+        of_key, [now](const auto& session) { return now - session.second.heard > kExpiry; });
   std::erase_if(by_key_, [](const auto& of_key) { return of_key.second.empty(); });
 }
 
 std::vector<Peer> Sessions::peers() const {
   std::vector<Peer> all;
   for (const auto& [key, of_key] : by_key_)
-    for (const auto& [peer, heard] : of_key) all.push_back(peer);
+    for (const auto& [peer, session] : of_key) all.push_back(peer);
   return all;
 }
 

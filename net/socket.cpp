@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <zmq.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -23,9 +24,8 @@ class Part {
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
   zmq_msg_t* get() { return &message_; }
-  Bytes bytes() {
-    const auto* data = static_cast<const std::uint8_t*>(zmq_msg_data(&message_));
-    return Bytes(data, data + zmq_msg_size(&message_));
+  std::span<const std::uint8_t> span() {
+    return {static_cast<const std::uint8_t*>(zmq_msg_data(&message_)), zmq_msg_size(&message_)};
   }
   const char* user_id() {
     const char* found = zmq_msg_gets(&message_, "User-Id");
@@ -91,7 +91,32 @@ bool ZmqSocket::receive(std::vector<Bytes>& parts, std::size_t max_parts, std::s
     Part part;
     if (zmq_msg_recv(part.get(), socket_, ZMQ_DONTWAIT) < 0) return false;
     ++part_count;
-    if (parts.size() < max_parts) parts.push_back(part.bytes());
+    if (parts.size() < max_parts) parts.emplace_back(part.span().begin(), part.span().end());
+    if (user_id != nullptr && user_id->empty()) *user_id = part.user_id();
+    if (zmq_msg_more(part.get()) == 0) return true;
+  }
+}
+
+struct Parts::Impl {
+  std::array<Part, kMost> parts;
+};
+
+Parts::Parts() : impl_(std::make_unique<Impl>()) {}
+
+Parts::~Parts() = default;
+
+std::span<const std::uint8_t> Parts::operator[](std::size_t index) const {
+  return impl_->parts[index].span();
+}
+
+bool ZmqSocket::receive(Parts& parts, std::string* user_id) {
+  if (user_id != nullptr) user_id->clear();
+  parts.count_ = 0;
+  Part surplus;
+  while (true) {
+    Part& part = parts.count_ < Parts::kMost ? parts.impl_->parts[parts.count_] : surplus;
+    if (zmq_msg_recv(part.get(), socket_, ZMQ_DONTWAIT) < 0) return false;
+    ++parts.count_;
     if (user_id != nullptr && user_id->empty()) *user_id = part.user_id();
     if (zmq_msg_more(part.get()) == 0) return true;
   }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,6 +28,27 @@ class ZmqContext {
 
 using Bytes = std::vector<std::uint8_t>;
 
+/// The parts of a received message, up to three; they lie where ZeroMQ has put them.
+class Parts {
+ public:
+  static constexpr std::size_t kMost = 3;
+
+  Parts();
+  ~Parts();
+  Parts(const Parts&) = delete;
+  Parts& operator=(const Parts&) = delete;
+
+  std::size_t count() const { return count_; }  ///< further ones, which are gone, included
+  /// Valid until the next message is received.
+  std::span<const std::uint8_t> operator[](std::size_t index) const;
+
+ private:
+  friend class ZmqSocket;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+  std::size_t count_ = 0;
+};
+
 class ZmqSocket {
  public:
   /// `type` is ZMQ_ROUTER and the like.
@@ -45,6 +67,9 @@ class ZmqSocket {
   /// blocks.
   bool receive(std::vector<Bytes>& parts, std::size_t max_parts, std::size_t& part_count,
                std::string* user_id = nullptr);
+
+  /// The same, without a copy of the parts.
+  bool receive(Parts& parts, std::string* user_id = nullptr);
 
   /// All parts or none; false with errno set. Never blocks.
   bool send(std::initializer_list<std::span<const std::uint8_t>> parts);

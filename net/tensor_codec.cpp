@@ -51,6 +51,7 @@ std::size_t element_bytes(DType dtype) {
       return 2;
     case DType::kU8:
     case DType::kU8PerChannel:
+    case DType::kPixels:
       return 1;
   }
   return 0;
@@ -84,6 +85,7 @@ std::optional<TensorError> read_quantised(const std::uint8_t* in, int groups,
 void write_raw(const View& sample, DType dtype, std::uint8_t* out) {
   switch (dtype) {
     case DType::kNone:
+    case DType::kPixels:
       return;
     case DType::kF32:
       std::memcpy(out, sample.data, sample.elements() * sizeof(float));
@@ -103,6 +105,7 @@ std::optional<TensorError> read_raw(const std::uint8_t* in, DType dtype, const S
                                     std::span<float> out) {
   switch (dtype) {
     case DType::kNone:
+    case DType::kPixels:
       break;
     case DType::kF32:
       std::memcpy(out.data(), in, out.size_bytes());
@@ -139,6 +142,33 @@ bool unpack(Bytes payload, std::span<std::uint8_t> out) {
   return bytes >= 0 && static_cast<std::size_t>(bytes) == out.size();
 }
 
+// A tensor with room for its payload.
+WireTensor unwritten(const Shape& shape, DType dtype) {
+  const std::optional<std::size_t> bytes = raw_bytes(shape, dtype);
+  assert(bytes);
+  return {.dtype = dtype,
+          .codec = Codec::kRaw,
+          .shape = shape,
+          .raw_bytes = static_cast<std::uint32_t>(*bytes),
+          .payload = std::vector<std::uint8_t>(*bytes)};
+}
+
+// Checks all sizes, then calls `read` with the raw_bytes(shape, dtype) bytes of the tensor.
+template <class Read>
+std::optional<TensorError> unpack_and(const WireTensor& tensor, const Shape& shape,
+                                      std::span<float> out, Read read) {
+  const std::optional<std::size_t> bytes = raw_bytes(shape, tensor.dtype);
+  if (!bytes || tensor.raw_bytes != *bytes || out.size() != shape.elements())
+    return TensorError::kSize;
+  if (tensor.codec == Codec::kRaw) {
+    if (tensor.payload.size() != *bytes) return TensorError::kSize;
+    return read(tensor.payload.data());
+  }
+  const auto unpacked = std::make_unique_for_overwrite<std::uint8_t[]>(*bytes);
+  if (!unpack(tensor.payload, {unpacked.get(), *bytes})) return TensorError::kPacked;
+  return read(unpacked.get());
+}
+
 }  // namespace
 
 std::optional<std::size_t> raw_bytes(const Shape& shape, DType dtype) {
@@ -158,30 +188,34 @@ std::optional<std::size_t> largest_raw_bytes(const Shape& shape) {
 
 WireTensor encode_tensor(const View& sample, const TensorFormat& format) {
   assert(sample.batch == 1);
-  const std::optional<std::size_t> bytes = raw_bytes(sample.shape, format.dtype);
-  assert(bytes);
-  WireTensor tensor{.dtype = format.dtype,
-                    .codec = Codec::kRaw,
-                    .shape = sample.shape,
-                    .raw_bytes = static_cast<std::uint32_t>(*bytes),
-                    .payload = std::vector<std::uint8_t>(*bytes)};
+  WireTensor tensor = unwritten(sample.shape, format.dtype);
   write_raw(sample, format.dtype, tensor.payload.data());
   if (format.codec == Codec::kLz4) pack(tensor);
   return tensor;
 }
 
+std::optional<WireTensor> encode_pixels(const View& sample, const PixelTable& table, Codec codec) {
+  assert(sample.batch == 1);
+  WireTensor tensor = unwritten(sample.shape, DType::kPixels);
+  if (!table.recover({sample.data, sample.elements()}, tensor.payload.data())) return {};
+  if (codec == Codec::kLz4) pack(tensor);
+  return tensor;
+}
+
 std::optional<TensorError> decode_tensor(const WireTensor& tensor, const Shape& shape,
                                          std::span<float> out) {
-  const std::optional<std::size_t> bytes = raw_bytes(shape, tensor.dtype);
-  if (!bytes || tensor.raw_bytes != *bytes || out.size() != shape.elements())
-    return TensorError::kSize;
-  if (tensor.codec == Codec::kRaw) {
-    if (tensor.payload.size() != *bytes) return TensorError::kSize;
-    return read_raw(tensor.payload.data(), tensor.dtype, shape, out);
-  }
-  const auto unpacked = std::make_unique_for_overwrite<std::uint8_t[]>(*bytes);
-  if (!unpack(tensor.payload, {unpacked.get(), *bytes})) return TensorError::kPacked;
-  return read_raw(unpacked.get(), tensor.dtype, shape, out);
+  return unpack_and(tensor, shape, out, [&](const std::uint8_t* raw) {
+    return read_raw(raw, tensor.dtype, shape, out);
+  });
+}
+
+std::optional<TensorError> decode_pixels(const WireTensor& tensor, const Shape& shape,
+                                         const PixelTable& table, std::span<float> out) {
+  if (tensor.dtype != DType::kPixels) return TensorError::kSize;
+  return unpack_and(tensor, shape, out, [&](const std::uint8_t* raw) {
+    table.normalise({raw, out.size()}, out.data());
+    return std::optional<TensorError>();
+  });
 }
 
 std::string describe(TensorError error, const WireTensor& tensor, const Shape& shape) {

@@ -5,6 +5,7 @@
 //   f16   2 bytes each
 //   u8    scale (f32) and zero (u8) of the tensor, then a byte each
 //   u8c   the scales of all channels, the zeros of all channels, then a byte each
+//   pixels  the picture before it was normalised, [height, width, 3], a byte each
 //
 // With Codec::kLz4 all of that is one LZ4 block. net/narrow.h says what f16 and u8 lose.
 #pragma once
@@ -14,6 +15,7 @@
 #include <span>
 #include <string>
 
+#include "engine/picture.h"
 #include "engine/tensor.h"
 #include "net/message.h"
 
@@ -36,6 +38,11 @@ struct TensorFormat {
 /// becomes one that decode_tensor() refuses.
 WireTensor encode_tensor(const View& sample, const TensorFormat& format);
 
+/// Writes the network's input (sample.batch == 1) as the pixels that `table` made it of, a byte
+/// each; none when they cannot be found again. What decode_pixels() makes of it is the same to the
+/// bit.
+std::optional<WireTensor> encode_pixels(const View& sample, const PixelTable& table, Codec codec);
+
 enum class TensorError {
   kSize,       ///< not of the size that the shape asks for
   kPacked,     ///< not LZ4, or of another size once unpacked
@@ -46,6 +53,11 @@ enum class TensorError {
 /// Writes shape.elements() floats, all of them finite, to `out`. `shape` is the receiver's own,
 /// from its model: it alone says how much memory is used. `tensor` may be anything.
 [[nodiscard]] std::optional<TensorError> decode_tensor(const WireTensor& tensor, const Shape& shape,
+                                                       std::span<float> out);
+
+/// The same for what encode_pixels() writes; any other dtype is kSize.
+[[nodiscard]] std::optional<TensorError> decode_pixels(const WireTensor& tensor, const Shape& shape,
+                                                       const PixelTable& table,
                                                        std::span<float> out);
 
 /// What was wanted and what was found, for the peer that has sent `tensor`.

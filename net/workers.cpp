@@ -1,6 +1,7 @@
 #include "net/workers.h"
 
 #include <algorithm>
+#include <iterator>
 #include <system_error>
 #include <utility>
 
@@ -14,19 +15,20 @@ constexpr std::size_t kMaxKnocks = 10000;
 
 }  // namespace
 
-Workers::Workers(std::span<const Stage> stages, int first, int count, Tier tier,
-                 const TensorFormat& format, int threads, std::size_t capacity,
-                 std::function<void()> before_compute)
+Workers::Workers(std::span<const Stage> stages, const NodeOptions& options)
     : stages_(stages),
-      first_(first),
-      count_(count),
-      tier_(tier),
-      format_(format),
-      capacity_(capacity),
-      before_compute_(std::move(before_compute)) {
+      first_(options.first_stage),
+      count_(options.stage_count),
+      tier_(options.tier),
+      format_(options.format),
+      batch_(static_cast<std::size_t>(
+          stages[static_cast<std::size_t>(options.first_stage)].plan().max_batch())),
+      batch_delay_(options.batch_delay),
+      before_compute_(options.before_compute),
+      jobs_(static_cast<std::size_t>(options.queue_capacity)) {
   try {
-    const int sharing = stages[static_cast<std::size_t>(first)].plan().threads();
-    for (int i = 0; i < threads; ++i) {
+    const int sharing = stages[static_cast<std::size_t>(first_)].plan().threads();
+    for (int i = 0; i < options.workers; ++i) {
       pools_.push_back(std::make_unique<ThreadPool>(sharing));
       threads_.emplace_back([this, pool = pools_.back().get()] { work(*pool); });
     }
@@ -44,26 +46,60 @@ Workers::~Workers() {
   {
     const std::lock_guard lock(queue_mutex_);
     closed_ = true;
-    jobs_.clear();
-    knocks_.clear();
   }
   queue_filled_.notify_all();
 }
 
-template <class T>
-bool Workers::enqueue(std::deque<T>& queue, std::size_t capacity, T item) {
+// ---- for the loop ----
+
+const char* Workers::obstacle(const Peer& peer, Clock::time_point answer_by,
+                              Clock::time_point now) {
+  std::vector<Job> expired;
+  const char* why = nullptr;
   {
     const std::lock_guard lock(queue_mutex_);
-    if (queue.size() >= capacity) return false;
-    queue.push_back(std::move(item));
+    if (jobs_.full()) jobs_.drop_expired(now, expired);
+    if (jobs_.refuses(peer)) {
+      why = "the queue is full";
+    } else if (const std::size_t here = jobs_.size() + running_;
+               here > 0 && now + time_for(here + batch_) > answer_by) {
+      // Closer: not all are before it, and a batch need not be full. But its own batch may be
+      // made of any others, and all of them are to be in time.
+      const std::size_t ahead = jobs_.ahead_of(peer, answer_by);
+      const Clock::duration own = pace_.median() * std::min(batch_, jobs_.size() + 1);
+      if (now + time_for(ahead + running_) + own > answer_by) why = "it cannot be served in time";
+    }
+  }
+  post_unrun(std::move(expired), Fate::kExpired);
+  return why;
+}
+
+bool Workers::push(Job job) {
+  std::vector<Job> displaced;
+  {
+    const std::lock_guard lock(queue_mutex_);
+    if (jobs_.refuses(job.peer)) return false;
+    if (std::optional<Job> goes = jobs_.push(std::move(job))) displaced.push_back(std::move(*goes));
+  }
+  queue_filled_.notify_one();
+  post_unrun(std::move(displaced), Fate::kDisplaced);
+  return true;
+}
+
+bool Workers::push(Knock knock) {
+  {
+    const std::lock_guard lock(queue_mutex_);
+    if (knocks_.size() >= kMaxKnocks) return false;
+    knocks_.push_back(std::move(knock));
   }
   queue_filled_.notify_one();
   return true;
 }
 
-bool Workers::push(Job job) { return enqueue(jobs_, capacity_, std::move(job)); }
-
-bool Workers::push(Knock knock) { return enqueue(knocks_, kMaxKnocks, std::move(knock)); }
+bool Workers::cancel(const Peer& peer, const RequestId& request) {
+  const std::lock_guard lock(queue_mutex_);
+  return jobs_.erase(peer, request);
+}
 
 std::optional<Workers::Result> Workers::pop_result() {
   const std::lock_guard lock(results_mutex_);
@@ -81,63 +117,105 @@ std::size_t Workers::queued() const {
   return jobs_.size();
 }
 
-void Workers::post(Result result) {
+Clock::duration Workers::pace() const {
+  const std::lock_guard lock(queue_mutex_);
+  return pace_.median();
+}
+
+Clock::duration Workers::backlog() const {
+  const std::lock_guard lock(queue_mutex_);
+  return time_for(jobs_.size() + running_);
+}
+
+// What all workers together take for so many.
+Clock::duration Workers::time_for(std::size_t requests) const {
+  return pace_.median() * static_cast<Clock::rep>(requests) /
+         static_cast<Clock::rep>(pools_.size());
+}
+
+// ---- the threads ----
+
+void Workers::post(std::vector<Result> results) {
   {
     const std::lock_guard lock(results_mutex_);
-    results_.push_back(std::move(result));
+    std::ranges::move(results, std::back_inserter(results_));
   }
   results_event_.signal();
 }
 
-void Workers::work(ThreadPool& pool) {
-  std::vector<StageMemory> memories;
-  for (int i = 0; i < count_; ++i) {
-    memories.push_back(stages_[static_cast<std::size_t>(first_ + i)].make_memory());
-    memories.back().pool = &pool;
+void Workers::post_unrun(std::vector<Job> jobs, Fate fate) {
+  if (jobs.empty()) return;
+  const Clock::time_point now = Clock::now();
+  std::vector<Result> results;
+  for (Job& job : jobs) {
+    job.input = Buffer();
+    const Hop hop{.tier = tier_, .queue_us = elapsed_us(job.arrived, now)};
+    results.emplace_back(Done{.job = std::move(job), .fate = fate, .hop = hop});
   }
-  while (true) {
-    std::unique_lock lock(queue_mutex_);
-    queue_filled_.wait(lock, [this] { return closed_ || !jobs_.empty() || !knocks_.empty(); });
-    if (closed_) return;
-    if (!knocks_.empty()) {
-      Knock knock = std::move(knocks_.front());
-      knocks_.pop_front();
-      lock.unlock();
-      post(std::move(knock));
+  post(std::move(results));
+}
+
+void Workers::work(ThreadPool& pool) {
+  BatchRunner runner(stages_, first_, count_, format_, pool);
+  std::unique_lock lock(queue_mutex_);
+  while (await_work(lock)) {
+    if (knocks_.empty()) {
+      run_batch(lock, runner);
       continue;
     }
-    Job job = std::move(jobs_.front());
-    jobs_.pop_front();
+    std::vector<Result> answer;
+    answer.emplace_back(std::move(knocks_.front()));
+    knocks_.pop_front();
     lock.unlock();
-    post(run(std::move(job), memories));
+    post(std::move(answer));
+    lock.lock();
   }
 }
 
-Done Workers::run(Job job, std::vector<StageMemory>& memories) const {
-  Done done;
-  done.hop.tier = tier_;
-  const Clock::time_point taken = Clock::now();
-  done.hop.queue_us = elapsed_us(job.arrived, taken);
-  done.expired = taken >= job.answer_by;
-  if (!done.expired) {
-    if (before_compute_) before_compute_();
-    const auto first = static_cast<std::size_t>(first_);
-    View input{
-        .data = job.input.data(), .batch = 1, .shape = stages_[job.cut].plan().input_shape()};
-    for (std::size_t i = job.cut; i < first + static_cast<std::size_t>(count_); ++i) {
-      const Stage::Outcome outcome = stages_[i].step(input, memories[i - first]);
-      done.decision = outcome.decisions[0];
-      done.probabilities.assign(outcome.probabilities.begin(), outcome.probabilities.end());
-      done.answers = stages_[i].answers(done.decision);
-      if (done.answers) break;
-      input = outcome.carry;
+// Until there is a knock, or a batch is to begin; false at the end.
+bool Workers::await_work(std::unique_lock<std::mutex>& lock) {
+  while (!closed_ && knocks_.empty()) {
+    if (jobs_.size() == 0) {
+      queue_filled_.wait(lock);
+      continue;
     }
-    if (!done.answers) done.carry = encode_tensor(input, format_);
-    done.hop.compute_us = elapsed_us(taken, Clock::now());
+    if (batch_delay_ <= Clock::duration::zero()) break;
+    const Clock::time_point ripe = jobs_.ripe(batch_, batch_delay_, pace_.median());
+    if (ripe <= Clock::now()) break;
+    queue_filled_.wait_until(lock, ripe);
   }
-  job.input = Buffer();
-  done.job = std::move(job);
-  return done;
+  return !closed_;
+}
+
+void Workers::run_batch(std::unique_lock<std::mutex>& lock, BatchRunner& runner) {
+  const Clock::time_point taken = Clock::now();
+  FairQueue::Batch batch = jobs_.take(batch_, taken, pace_.median());
+  const std::size_t size = batch.jobs.size();
+  running_ += size;
+  // Others may have slept through the arrivals while this one waited for a batch.
+  if (jobs_.size() > 0) queue_filled_.notify_one();
+  lock.unlock();
+  post_unrun(std::move(batch.stale), Fate::kExpired);
+  std::vector<Result> results;
+  Clock::duration took{};
+  if (size > 0) {
+    if (before_compute_)
+      for (std::size_t i = 0; i < size; ++i) before_compute_();
+    std::vector<Done> done = runner.run(std::move(batch.jobs));
+    took = Clock::now() - taken;
+    for (Done& each : done) {
+      each.hop = {.tier = tier_,
+                  .queue_us = elapsed_us(each.job.arrived, taken),
+                  .compute_us = to_us(took)};
+      results.emplace_back(std::move(each));
+    }
+  }
+  lock.lock();
+  running_ -= size;
+  if (size > 0) pace_.add(took / static_cast<Clock::rep>(size));
+  lock.unlock();
+  if (size > 0) post(std::move(results));
+  lock.lock();
 }
 
 }  // namespace offramp

@@ -14,56 +14,41 @@
 
 #include "engine/cascade.h"
 #include "engine/thread_pool.h"
-#include "net/fronts.h"
+#include "net/batch_runner.h"
+#include "net/fair_queue.h"
+#include "net/node.h"
+#include "net/pace.h"
 #include "net/poll.h"
-#include "net/tensor_codec.h"
 
 namespace offramp {
 
-/// A sample to run through the node's stages.
-struct Job {
-  Peer peer;
-  RequestId request{};
-  std::uint8_t cut = 0;  ///< index of the first stage to run
-  std::uint8_t hop = 0;
-  Clock::time_point arrived;
-  Clock::time_point answer_by;  ///< when the answer is to leave this node
-  Buffer input;                 ///< [height, width, channels]
-};
-
-/// A job that a worker has taken from the queue.
-struct Done {
-  Job job;               ///< without its input
-  bool expired = false;  ///< dropped: its budget had run out; the rest is empty
-  bool answers = false;  ///< the last stage that ran is sure, or the last of all
-  Decision decision;     ///< of the last stage that ran
-  std::vector<float> probabilities;
-  Hop hop;
-  WireTensor carry;  ///< for the next tier, when not sure
-};
+/// The node's own question whether its workers are alive.
+struct Probe {};
 
 /// A message that a worker is to answer, so that the answer proves that the workers are alive.
 struct Knock {
   Peer peer;
-  std::variant<Hello, Ping> message;
+  std::variant<Hello, Ping, Probe> message;
   Clock::time_point arrived;
 };
 
 class Workers {
  public:
-  /// `stages` are all of the model's; this node runs [first, first + count).
-  Workers(std::span<const Stage> stages, int first, int count, Tier tier,
-          const TensorFormat& format, int threads, std::size_t capacity,
-          std::function<void()> before_compute);
+  /// `stages` are all of the model's and outlive this.
+  Workers(std::span<const Stage> stages, const NodeOptions& options);
   /// Drops what is queued and joins the threads.
   ~Workers();
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
 
-  /// True when `capacity` jobs wait already.
-  bool full() const { return queued() >= capacity_; }
-  /// False when full().
+  /// Why one more request of `peer` would be refused; null when it would be taken. What has
+  /// expired takes nobody's place.
+  const char* obstacle(const Peer& peer, Clock::time_point answer_by, Clock::time_point now);
+  /// False when the queue is full and this device has its share of it. Where another has more, one
+  /// of its requests goes: a Done says so.
   [[nodiscard]] bool push(Job job);
+  /// True when the request still waited, and has been forgotten.
+  bool cancel(const Peer& peer, const RequestId& request);
   /// Goes before all jobs. False when very many wait.
   [[nodiscard]] bool push(Knock knock);
 
@@ -71,25 +56,35 @@ class Workers {
   std::optional<Result> pop_result();
   int results_fd() const { return results_event_.fd(); }  ///< readable when there may be results
   std::size_t queued() const;
+  std::size_t threads() const { return threads_.size(); }
+  /// Median time that a worker takes for a request.
+  Clock::duration pace() const;
+  /// How long all that is here now is likely to take.
+  Clock::duration backlog() const;
 
  private:
-  template <class T>
-  bool enqueue(std::deque<T>& queue, std::size_t capacity, T item);
+  /// A worker's life: knocks, then batches.
   void work(ThreadPool& pool);
-  void post(Result result);
-  Done run(Job job, std::vector<StageMemory>& memories) const;
+  bool await_work(std::unique_lock<std::mutex>& lock);
+  void run_batch(std::unique_lock<std::mutex>& lock, BatchRunner& runner);
+  void post(std::vector<Result> results);
+  void post_unrun(std::vector<Job> jobs, Fate fate);
+  Clock::duration time_for(std::size_t requests) const;
 
   std::span<const Stage> stages_;
   int first_, count_;
   Tier tier_;
   TensorFormat format_;  ///< of carry
-  std::size_t capacity_;
+  std::size_t batch_;    ///< largest
+  Clock::duration batch_delay_;
   std::function<void()> before_compute_;
 
   mutable std::mutex queue_mutex_;
   std::condition_variable queue_filled_;
-  std::deque<Job> jobs_;
+  FairQueue jobs_;
   std::deque<Knock> knocks_;
+  std::size_t running_ = 0;  ///< requests in batches that are being computed
+  Pace pace_;
   bool closed_ = false;
 
   std::mutex results_mutex_;

@@ -34,7 +34,7 @@ LIBRARIES = [
     (r"sodium(\.h|/)", {"engine"}),
     (r"zmq.*\.h", {"net"}),
     (r"xxhash\.h|lz4.*\.h|zstd\.h", {"net"}),
-    (r"CLI/", {"tools"}),
+    (r"CLI/|spdlog/|toml\+\+/|prometheus/|httplib\.h", {"tools"}),
     (r"doctest/|benchmark/", set()),
 ]
 

@@ -56,8 +56,8 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.code == 0);
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
-  for (const char* name :
-       {"", "classify", "eval", "inspect", "profile", "node", "run", "demo", "keygen"}) {
+  for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo",
+                           "keygen", "top", "config"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);
@@ -93,6 +93,11 @@ TEST_CASE("wrong options end with 64, one line and where to read on") {
       {"node", "--tier", "moon", "--listen", "127.0.0.1:0"},
       {"node", "--tier", "edge"},
       {"keygen"},
+      {"keygen", "--tiers", bench.data, picture},
+      {"keygen", "--tiers", bench.data, "--force"},
+      {"top"},
+      {"config"},
+      {"config", "check"},
       {"run", "--next", "127.0.0.1:1", "--insecure", "--keys", bench.data, picture},
       {"run", "--next", "127.0.0.1:1", "--data", bench.data, picture},
   };
@@ -134,6 +139,20 @@ TEST_CASE("classify answers in text and in JSON lines") {
   CHECK(answer.at("unit") == "normalised");
   CHECK((answer.at("exit") == "first" || answer.at("exit") == "last"));
   CHECK(answer.at("compute_ms").get<double>() > 0.0);
+}
+
+TEST_CASE("a folder stands for the pictures in it, in order of their names") {
+  const Bench bench;
+  const fs::path folder = fs::path(bench.pictures[0]).parent_path();
+  bench.folder.write("data/cat/notes.txt", "no picture");
+  bench.folder.write("data/cat/LAST.PNG", encode_png(random_picture(4, 4, 9)));
+  const Finished finished =
+      offramp({"classify", "-m", bench.model, "--json", folder.string(), bench.pictures[1]});
+  CHECK(finished.code == 0);
+  std::vector<std::string> names;
+  for (const std::string& line : lines(finished.out))
+    names.push_back(fs::path(std::string(Json::parse(line).at("picture"))).filename());
+  CHECK(names == std::vector<std::string>{"0.png", "3.png", "6.png", "9.png", "LAST.PNG", "1.png"});
 }
 
 TEST_CASE("a picture may come from standard input") {
@@ -626,6 +645,9 @@ TEST_CASE("a node refuses what it cannot serve") {
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--next", "127.0.0.1:1"}),
                 kUsage, "--next");
   check_refusal(node({"--tier", "edge", "--listen", "nonsense"}), kUsage, "nonsense");
+  check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--batch", "33"}), kUsage, "33");
+  check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--batch-delay", "3ms"}), kUsage,
+                "3ms");
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:0", "--codec", "u8"}), kUsage,
                 "--codec");
   check_refusal(node({"--tier", "edge", "--listen", "127.0.0.1:99999"}), kUsage, "99999");

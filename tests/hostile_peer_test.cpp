@@ -27,25 +27,6 @@ const DeviceOptions kPatient{.deadline = milliseconds(20000), .connect_grace = m
 
 NodeOptions whole_rest() { return {.listen = "tcp://127.0.0.1:*", .stage_count = 2}; }
 
-Hello hello_of(const SmallCascade& cascade) {
-  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
-  return {.session = 1, .model = identity.model, .cut = 1, .shape = identity.shape};
-}
-
-Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float value = 1.0f,
-                   const TensorFormat& format = {}) {
-  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
-  const std::vector<float> values(identity.shape.elements(), value);
-  return {.request = make_request_id(1, counter),
-          .model = identity.model,
-          .cut = 1,
-          .attempt = 0,
-          .hop = 0,
-          .budget_us = 5'000'000,
-          .tensor =
-              encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape}, format)};
-}
-
 std::uint64_t dropped(const Node& node, Malformed reason) {
   return node.counters().malformed[static_cast<std::size_t>(reason)];
 }
@@ -63,15 +44,6 @@ FaultCode fault_for(RawClient& client, Message message) {
   REQUIRE(fault.has_value());
   return fault->code;
 }
-
-/// What a node's worker does with its first request until it is let go.
-struct HeldWork {
-  std::atomic<bool> hold{true}, taken{false};
-  void wait() {
-    taken = true;
-    while (hold) std::this_thread::sleep_for(milliseconds(1));
-  }
-};
 
 }  // namespace
 
@@ -229,7 +201,7 @@ TEST_CASE("hostile peer: a full queue and expired work are told, and the queue i
   client.send(handoff_of(cascade, 0));
   while (!work.taken) std::this_thread::sleep_for(milliseconds(1));  // so the queue is empty again
   Handoff brief = handoff_of(cascade, 1);
-  brief.budget_us = 1000;
+  brief.budget_us = 1'500'000;
   client.send(brief);
   for (std::uint64_t i = 2; i <= 5; ++i) client.send(handoff_of(cascade, i));
   for (const std::uint64_t refused : {4u, 5u}) {
@@ -238,7 +210,7 @@ TEST_CASE("hostile peer: a full queue and expired work are told, and the queue i
     CHECK(fault->code == FaultCode::kOverloaded);
     CHECK(fault->request == make_request_id(1, refused));
   }
-  std::this_thread::sleep_for(milliseconds(2));  // the brief one's budget has run out
+  std::this_thread::sleep_for(milliseconds(1600));  // the brief one's budget has run out
   work.hold = false;
   REQUIRE(client.wait_for<Verdict>().has_value());
   const std::optional<Fault> expired = client.wait_for<Fault>();

@@ -166,6 +166,9 @@ TEST_CASE("message: control messages survive the wire") {
                         .tier = Tier::kCloud,
                         .window = 513};
   CHECK(through_the_wire(welcome) == welcome);
+  Welcome with_pictures = welcome;
+  with_pictures.pictures = true;
+  CHECK(through_the_wire(with_pictures) == with_pictures);
   const Fault fault{.request = make_request_id(1, 2),
                     .code = FaultCode::kOverloaded,
                     .model = some_model(),
@@ -194,6 +197,10 @@ TEST_CASE("message: a handoff survives the wire") {
   packed.tensor.codec = Codec::kLz4;
   packed.tensor.raw_bytes = 100;
   CHECK(through_the_wire(packed) == packed);
+  Handoff picture = example_handoff();
+  picture.cut = 0;
+  picture.tensor.dtype = DType::kPixels;
+  CHECK(through_the_wire(picture) == picture);
 }
 
 TEST_CASE("message: a verdict keeps every bit of its floats") {
@@ -287,7 +294,7 @@ TEST_CASE("message: refusals and their reasons") {
   }
   SUBCASE("dtype, codec, number of dimensions") {
     for (const auto& [offset, value] : {std::pair<std::size_t, std::uint8_t>{10, 0},
-                                        {10, 5},
+                                        {10, 6},
                                         {10, 255},
                                         {11, 2},
                                         {11, 255},

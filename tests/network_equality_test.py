@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("OFFRAMP_BINARY", str(SOURCE / "build" / "release" / "offramp"))
@@ -28,6 +29,7 @@ MODEL = SOURCE / "weights" / "resnet20b.safetensors"
 THRESHOLDS = ("0", "0.1", "0.3", "0.6", "1")
 CODECS = (("--codec=f16",), ("--codec=u8",), ("--codec=u8c", "--lz4"))
 CODECS_THRESHOLD, CODECS_LIMIT = "0.1", "1000"
+BATCHES, BATCHES_LIMIT = ("8", "32"), "3000"
 EXITS = 3
 DRAWN = 500
 SIDE = 32
@@ -83,12 +85,12 @@ def make_keys(folder):
 class Node:
     """A tier beside the test, which ends with exit code 0 on SIGTERM."""
 
-    def __init__(self, folder, tier, threshold, following=None, codec=()):
+    def __init__(self, folder, tier, threshold, following=None, codec=(), batch="1"):
         port_file = folder / f"{tier}.addr"
         port_file.unlink(missing_ok=True)
         command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
         command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
-        command += ["--keys", folder / "keys" / tier]
+        command += ["--keys", folder / "keys" / tier, "--batch", batch]
         if following:
             command += ["--next", following.address, *codec]
         self.tier = tier
@@ -140,10 +142,10 @@ class NetworkEquality(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return decisions.read_bytes()
 
-    def through_nodes(self, threshold, codec=()):
-        with Node(self.folder, "cloud", threshold) as cloud:
-            with Node(self.folder, "edge", threshold, cloud, codec) as edge:
-                patient = ["--window", "8", "--deadline", "300s", "--wait", "60s"]
+    def through_nodes(self, threshold, codec=(), batch="1", window="8"):
+        with Node(self.folder, "cloud", threshold, batch=batch) as cloud:
+            with Node(self.folder, "edge", threshold, cloud, codec, batch) as edge:
+                patient = ["--window", window, "--deadline", "300s", "--wait", "60s"]
                 keys = ["--keys", self.folder / "keys" / "device"]
                 following = ["--next", edge.address, *keys, *codec]
                 return self.offramp("run", threshold, *following, *patient)
@@ -180,6 +182,19 @@ class NetworkEquality(unittest.TestCase):
                 # A codec that loses nothing, or the same as another, would not have been used.
                 self.assertNotIn(networked, seen)
                 seen.add(networked)
+
+    def test_in_batches_they_are_those_of_one_process(self):
+        """With one algorithm everywhere: what is chosen may differ between sizes of batches."""
+        if "--limit" not in self.options and os.environ.get("OFFRAMP_DATA"):
+            self.options += ["--limit", BATCHES_LIMIT]
+        with unittest.mock.patch.dict(os.environ, {"OFFRAMP_CONV": "winograd4"}):
+            expected = self.offramp("eval", CODECS_THRESHOLD)
+            for batch in BATCHES:
+                with self.subTest(batch=batch):
+                    networked = self.through_nodes(CODECS_THRESHOLD, batch=batch, window="64")
+                    rows = list(csv.DictReader(networked.decode().splitlines()))
+                    self.assertEqual({row["status"] for row in rows}, {"ok"})
+                    self.assertTrue(networked == expected, "decisions differ")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,36 @@ TEST_CASE("keys made with keygen let a device in, by their folder and by their f
   CHECK_FALSE(holds(stopped.err, "not let in"));
 }
 
+TEST_CASE("keygen --tiers makes folders that work together, and leaves what is there") {
+  const Site site;
+  const std::string root = site.path("tiers");
+  const Finished made = offramp({"keygen", "--tiers", root});
+  CAPTURE(made.err);
+  CHECK(made.code == 0);
+  CHECK((made.out + made.err).empty());
+  CHECK(mode_of(root + "/edge") == 0700);
+  CHECK(mode_of(root + "/device/self.key") == 0600);
+  CHECK_FALSE(fs::exists(root + "/cloud/next.pub"));
+  CHECK_FALSE(fs::exists(root + "/device/allow"));
+  CHECK(text_of(root + "/edge/next.pub") == text_of(root + "/cloud/self.key.pub"));
+  CHECK(text_of(root + "/cloud/allow") == "edge " + text_of(root + "/edge/self.key.pub"));
+  RunningNode edge(site.folder, site.model, "edge", {"--keys", root + "/edge"});
+  const Finished device =
+      offramp(site.run(edge.address, {"--keys", root + "/device", "--wait", "10s"}));
+  CAPTURE(device.err);
+  CHECK(status(device) == "ok");
+
+  const std::string cloud_key = text_of(root + "/cloud/self.key");
+  fs::remove(root + "/device/self.key");
+  fs::remove(root + "/device/self.key.pub");
+  site.folder.write("tiers/cloud/allow", "any " + text_of(root + "/edge/self.key.pub"));
+  CHECK(offramp({"keygen", "--tiers", root}).code == 0);
+  CHECK(text_of(root + "/cloud/self.key") == cloud_key);
+  CHECK(text_of(root + "/cloud/allow").starts_with("any "));
+  CHECK(fs::exists(root + "/device/self.key"));
+  check_refusal(offramp({"keygen", "--tiers", site.picture}), kCannotWrite, site.picture);
+}
+
 TEST_CASE("without a fitting key the device answers alone, in time, and both say why") {
   const Site site;
   site.make_keys("stranger");

@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 
 #include "net/narrow.h"
 #include "tests/test_allocations.h"
@@ -223,6 +224,62 @@ TEST_CASE("tensor codec: a u8 tensor uses its whole range, each channel of a u8c
   CHECK(quantiser_in(u8c, 2, 1).scale == doctest::Approx(0.0511 / 255).epsilon(1e-3));
   CHECK(quantiser_in(u8c, 2, 0).zero == 0);
   CHECK(quantiser_in(u8c, 2, 1).zero == 255);
+}
+
+TEST_CASE("tensor codec: every pixel comes back as the network's input, to the bit") {
+  const Shape shape{.channels = 3, .height = 16, .width = 16};
+  Preprocess cifar{
+      .input = shape, .mean = {0.4914f, 0.4822f, 0.4465f}, .std = {0.247f, 0.243f, 0.261f}};
+  Preprocess imagenet{
+      .input = shape, .mean = {0.485f, 0.456f, 0.406f}, .std = {0.229f, 0.224f, 0.225f}};
+  Preprocess plain{.input = shape};
+  Preprocess odd{.input = shape, .mean = {-3.0f, 7.0f, 0.1f}, .std = {0.01f, 30.0f, 1.7f}};
+  // All 256 values of each colour.
+  std::vector<std::uint8_t> rgb(shape.elements());
+  for (std::size_t i = 0; i < rgb.size(); ++i) rgb[i] = static_cast<std::uint8_t>(i / 3);
+  for (const Preprocess& how : {cifar, imagenet, plain, odd}) {
+    const PixelTable table(how);
+    std::vector<float> input(rgb.size()), out(rgb.size());
+    table.normalise(rgb, input.data());
+    for (const Codec codec : kCodecs) {
+      const auto tensor =
+          encode_pixels({.data = input.data(), .batch = 1, .shape = shape}, table, codec);
+      REQUIRE(tensor);
+      CHECK(tensor->raw_bytes == rgb.size());
+      if (codec == Codec::kRaw) CHECK(tensor->payload == rgb);
+      REQUIRE(!decode_pixels(*tensor, shape, table, out));
+      CHECK(std::memcmp(out.data(), input.data(), input.size() * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST_CASE("tensor codec: what no picture has made is not sent as one, and no other size is read") {
+  const Shape shape{.channels = 3, .height = 1, .width = 2};
+  const PixelTable table(
+      {.input = shape, .mean = {0.5f, 0.5f, 0.5f}, .std = {0.25f, 0.25f, 0.25f}});
+  const std::vector<std::uint8_t> rgb{0, 1, 127, 128, 254, 255};
+  std::vector<float> input(rgb.size());
+  table.normalise(rgb, input.data());
+  const View view{.data = input.data(), .batch = 1, .shape = shape};
+  WireTensor tensor = encode_pixels(view, table, Codec::kRaw).value();
+  for (const float bad :
+       {std::nextafter(input[2], 9.0f), 2.1f, -2.1f, kInf, -kInf, std::nanf("")}) {
+    CAPTURE(bad);
+    const float good = std::exchange(input[2], bad);
+    CHECK_FALSE(encode_pixels(view, table, Codec::kRaw));
+    input[2] = good;
+  }
+  std::vector<float> out(rgb.size());
+  CHECK(decode_tensor(tensor, shape, out) == TensorError::kSize);
+  tensor.payload.pop_back();
+  CHECK(decode_pixels(tensor, shape, table, out) == TensorError::kSize);
+  tensor.raw_bytes = 5;
+  CHECK(decode_pixels(tensor, shape, table, out) == TensorError::kSize);
+  tensor.codec = Codec::kLz4;
+  CHECK(decode_pixels(tensor, shape, table, out) == TensorError::kSize);
+  tensor.raw_bytes = 6;
+  CHECK(decode_pixels(tensor, shape, table, out) == TensorError::kPacked);
+  CHECK(decode_pixels(encoded(input, {}, shape), shape, table, out) == TensorError::kSize);
 }
 
 TEST_CASE("tensor codec: packed is what it is unpacked, and only where that is smaller") {

@@ -44,6 +44,7 @@ class RunningNode {
               std::vector<std::string> more = {},
               std::map<std::string, std::string> environment = {});
 
+  pid_t id() const { return process_.id(); }
   void signal(int number) const { process_.signal(number); }
   /// True once it has said so.
   bool wait_for(const std::string& text) {

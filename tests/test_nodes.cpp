@@ -4,6 +4,7 @@
 #include <zmq.h>
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 namespace offramp::test {
@@ -30,7 +31,8 @@ float middle(std::vector<float> values) {
 
 }  // namespace
 
-SmallCascade::SmallCascade(Thresholds thresholds, int pictures) : builder_(kPicture, 7) {
+SmallCascade::SmallCascade(Thresholds thresholds, int pictures, int batch)
+    : batch_(batch), builder_(kPicture, 7) {
   build(builder_);
   model_ = make_model(builder_.graph());
   for (std::size_t i = 0; i < model_.id.size(); ++i)
@@ -55,7 +57,7 @@ SmallCascade::SmallCascade(Thresholds thresholds, int pictures) : builder_(kPict
 
 std::vector<Stage> SmallCascade::with_thresholds(float first, float second) const {
   const float thresholds[] = {first, second};
-  return make_stages(model_, thresholds, PlanOptions{});
+  return make_stages(model_, thresholds, PlanOptions{.max_batch = batch_});
 }
 
 View SmallCascade::picture(std::size_t index) const {
@@ -97,6 +99,30 @@ std::vector<Outcome> run_all(Device& device, const SmallCascade& cascade, std::s
 
 std::size_t count_reason(const std::vector<Outcome>& outcomes, Reason reason) {
   return static_cast<std::size_t>(std::ranges::count(outcomes, reason, &Outcome::degraded));
+}
+
+Hello hello_of(const SmallCascade& cascade) {
+  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
+  return {.session = 1, .model = identity.model, .cut = 1, .shape = identity.shape};
+}
+
+Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float value,
+                   const TensorFormat& format) {
+  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
+  const std::vector<float> values(identity.shape.elements(), value);
+  return {.request = make_request_id(1, counter),
+          .model = identity.model,
+          .cut = 1,
+          .attempt = 0,
+          .hop = 0,
+          .budget_us = 20'000'000,
+          .tensor =
+              encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape}, format)};
+}
+
+void HeldWork::wait() {
+  taken = true;
+  while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 RawClient::RawClient(const std::string& endpoint) : socket_(context_, ZMQ_DEALER) {

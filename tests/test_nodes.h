@@ -1,6 +1,7 @@
 // For tests of nodes: a small three-stage network with known answers, and a client without manners.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <span>
@@ -12,6 +13,7 @@
 #include "net/device.h"
 #include "net/node.h"
 #include "net/socket.h"
+#include "net/tensor_codec.h"
 #include "tests/test_graphs.h"
 
 namespace offramp::test {
@@ -21,7 +23,8 @@ namespace offramp::test {
 class SmallCascade {
  public:
   enum class Thresholds { kNone, kMixed, kAll };  ///< everything goes on / some / nothing does
-  explicit SmallCascade(Thresholds thresholds, int pictures = 60);
+  /// `batch` is what the plans take.
+  explicit SmallCascade(Thresholds thresholds, int pictures = 60, int batch = 1);
 
   std::span<const Stage> stages() const { return stages_; }
   const ModelId& id() const { return model_.id; }
@@ -36,6 +39,7 @@ class SmallCascade {
  private:
   std::vector<Stage> with_thresholds(float first, float second) const;
 
+  int batch_;
   GraphBuilder builder_;
   Model model_;
   std::vector<float> pixels_;
@@ -48,6 +52,18 @@ std::vector<Outcome> run_all(Device& device, const SmallCascade& cascade, std::s
 
 /// Outcomes with this reason.
 std::size_t count_reason(const std::vector<Outcome>& outcomes, Reason reason);
+
+/// What a client of an edge says first.
+Hello hello_of(const SmallCascade& cascade);
+/// Request number `counter` of session 1, with a tensor that is `value` throughout.
+Handoff handoff_of(const SmallCascade& cascade, std::uint64_t counter, float value = 1.0f,
+                   const TensorFormat& format = {});
+
+/// What a node's worker does with its first request until it is let go.
+struct HeldWork {
+  std::atomic<bool> hold{true}, taken{false};
+  void wait();
+};
 
 /// A DEALER that sends whatever it is given.
 class RawClient {

@@ -47,7 +47,12 @@ void add_tensor(json& out, const WireTensor& tensor) {
   // Of another size it is refused, whatever memory is there.
   const bool fits = raw_bytes(tensor.shape, tensor.dtype) == tensor.raw_bytes;
   std::vector<float> values(fits ? tensor.shape.elements() : 0);
-  if (const auto bad = decode_tensor(tensor, tensor.shape, values))
+  // Pixels without a mean.
+  static const PixelTable table{Preprocess{}};
+  const bool pixels = tensor.dtype == DType::kPixels && tensor.shape.channels == 3;
+  const auto bad = pixels ? decode_pixels(tensor, tensor.shape, table, values)
+                          : decode_tensor(tensor, tensor.shape, values);
+  if (bad)
     out["bad_tensor"] = word(*bad);
   else
     out["tensor"] = numbers(values);
@@ -64,6 +69,7 @@ struct Words {
     json out = greeting("WELCOME", m);
     out["tier"] = tier_name(m.tier);
     out["window"] = m.window;
+    out["pictures"] = m.pictures;
     return out;
   }
   json operator()(const Handoff& m) const {

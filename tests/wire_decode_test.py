@@ -218,7 +218,7 @@ class Twins(unittest.TestCase):
             sides = rng.integers(1, 7, 3)
             x = rng.normal(0, 10.0 ** rng.integers(-3, 4), sides).astype("f4")
             x = numpy.maximum(x, 0) if i % 2 else x
-            for dtype in wire.DTYPES.values():
+            for dtype in ("f32", "f16", "u8", "u8c"):
                 fields = wire.encode_tensor(x, dtype, lz4_wanted=i % 3 == 0)
                 tensors.append((x, dtype))
                 messages.append(list(wire.encode({"message": "INFER", **fields})))

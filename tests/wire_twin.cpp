@@ -72,7 +72,8 @@ class Dice {
                        .cut = any<std::uint8_t>(),
                        .shape = shape(),
                        .tier = static_cast<Tier>(up_to(2)),
-                       .window = any<std::uint16_t>()};
+                       .window = any<std::uint16_t>(),
+                       .pictures = up_to(1) == 0};
       case 2:
         return Credit{.window = any<std::uint16_t>()};
       case 3:
@@ -126,8 +127,22 @@ class Dice {
         .attempt = any<std::uint8_t>(),
         .hop = any<std::uint8_t>(),
         .budget_us = any<std::uint32_t>(),
-        .tensor = encode_tensor({.data = values.data(), .batch = 1, .shape = sides},
-                                {static_cast<DType>(1 + up_to(3)), static_cast<Codec>(up_to(1))})};
+        .tensor = up_to(5) == 0 ? pixels()
+                                : encode_tensor({.data = values.data(), .batch = 1, .shape = sides},
+                                                {static_cast<DType>(1 + up_to(3)),
+                                                 static_cast<Codec>(up_to(1))})};
+  }
+  WireTensor pixels() {
+    static const PixelTable table{Preprocess{}};
+    Shape sides = shape();
+    sides.channels = 3;
+    Bytes rgb(sides.elements());
+    for (std::uint8_t& byte : rgb) byte = any<std::uint8_t>();
+    std::vector<float> values(rgb.size());
+    table.normalise(rgb, values.data());
+    return encode_pixels({.data = values.data(), .batch = 1, .shape = sides}, table,
+                         static_cast<Codec>(up_to(1)))
+        .value();
   }
 
   std::mt19937_64 random_;

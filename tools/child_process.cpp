@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <string_view>
 #include <thread>
 
 #include "engine/error.h"
@@ -18,13 +19,26 @@ namespace {
 constexpr int kCouldNotStart = 127;
 
 /// After fork(): only async-signal-safe calls, and no way back.
-[[noreturn]] void become(const char* program, char* const* arguments, pid_t parent) {
+[[noreturn]] void become(const char* program, char* const* arguments, char* const* environment,
+                         pid_t parent) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   // The parent may have died before the call above.
   if (getppid() != parent) _exit(kCouldNotStart);
   dup2(STDERR_FILENO, STDOUT_FILENO);
-  execv(program, arguments);
+  execve(program, arguments, environment);
   _exit(kCouldNotStart);
+}
+
+/// Our environment without what sets options of other commands: the arguments say it all.
+std::vector<char*> environment_of_child() {
+  std::vector<char*> variables;
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    if (!text.starts_with("OFFRAMP_NODE_") && !text.starts_with("OFFRAMP_CONFIG="))
+      variables.push_back(*variable);
+  }
+  variables.push_back(nullptr);
+  return variables;
 }
 
 }  // namespace
@@ -34,9 +48,10 @@ ChildProcess::ChildProcess(std::vector<std::string> arguments) {
   std::vector<char*> pointers{program.data()};
   for (std::string& argument : arguments) pointers.push_back(argument.data());
   pointers.push_back(nullptr);
+  const std::vector<char*> environment = environment_of_child();
   const pid_t parent = getpid();
   id_ = fork();
-  if (id_ == 0) become(program.c_str(), pointers.data(), parent);
+  if (id_ == 0) become(program.c_str(), pointers.data(), environment.data(), parent);
   if (id_ < 0) {
     throw Error(ErrorKind::kSystem,
                 std::string("fork: wanted a process, found: ") + std::strerror(errno));

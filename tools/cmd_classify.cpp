@@ -36,7 +36,8 @@ class Classify : public Command {
   explicit Classify(CLI::App& root)
       : Command(root.add_subcommand("classify", "Classify pictures in this process")) {
     app()
-        ->add_option("IMAGE", images_, "JPEG, PNG or BMP files; - reads one from standard input")
+        ->add_option("IMAGE", images_,
+                     "JPEG, PNG or BMP files, or folders; - reads\none from standard input")
         ->required()
         ->option_text("...");
     model_.add_to(*app());
@@ -51,6 +52,7 @@ class Classify : public Command {
   }
 
   int run() override {
+    images_ = with_folders_opened(images_);
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
         make_stages(model, thresholds_.read(model), compute_.plan(model, 1));

@@ -22,10 +22,12 @@
 #include "tools/command.h"
 #include "tools/device_run.h"
 #include "tools/key_options.h"
+#include "tools/logger.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
 #include "tools/signals.h"
+#include "tools/tier_keys.h"
 
 namespace offramp::cli {
 namespace {
@@ -56,26 +58,20 @@ class TemporaryFolder {
   fs::path path_;
 };
 
-void write_file(const fs::path& path, const std::string& text) {
-  OutputFile file(path);
-  file.write(text);
-  file.close();
-}
-
 /// The nodes behind the device, the last tier first. All have keys that live as long as they do.
 class Tiers {
  public:
   Tiers(std::vector<std::string> options, const StopFlag& stop)
-      : options_(std::move(options)), stop_(stop) {}
+      : options_(std::move(options)), stop_(stop) {
+    make_tier_keys(folder_.path());
+  }
 
   /// Starts a node that hands on to the one started before it, and waits until it listens.
   void start(const std::string& tier, const std::vector<std::string>& more = {}) {
-    const fs::path port_file = folder_.path() / tier;
-    std::vector<std::string> arguments = {"node",        "--quiet",
-                                          "--tier",      tier,
-                                          "--listen",    "tcp://127.0.0.1:0",
-                                          "--port-file", port_file.string(),
-                                          "--keys",      make_keys(tier).string()};
+    const fs::path keys = folder_.path() / tier, port_file = keys / "port";
+    std::vector<std::string> arguments = {
+        "node",        "--quiet",          "--tier", tier,         "--listen", "tcp://127.0.0.1:0",
+        "--port-file", port_file.string(), "--keys", keys.string()};
     if (!endpoint_.empty()) arguments.insert(arguments.end(), {"--next", endpoint_});
     arguments.insert(arguments.end(), options_.begin(), options_.end());
     arguments.insert(arguments.end(), more.begin(), more.end());
@@ -85,7 +81,7 @@ class Tiers {
 
   /// Of the node started last, and the keys for a device that connects to it.
   const std::string& endpoint() const { return endpoint_; }
-  LinkKeys link_keys() const { return {.own = client_, .server = *node_key_}; }
+  LinkKeys link_keys() const { return read_link_keys(folder_.path() / tier_name(Tier::kDevice)); }
 
   /// Ends all of them, the first tier first, so that none loses the one behind it.
   void stop() {
@@ -96,21 +92,6 @@ class Tiers {
   }
 
  private:
-  /// A tier's folder: its own key, the key of the node started before it, and whom it lets in: what
-  /// is started after it.
-  fs::path make_keys(const std::string& tier) {
-    fs::path folder = folder_.path() / (tier + "-keys");
-    fs::create_directory(folder);
-    const KeyPair own = client_;
-    client_ = make_key_pair();
-    write_key_pair(folder / kOwnKeyFile, own, false);
-    if (node_key_) write_file(folder / kNextKeyFile, node_key_->text() + "\n");
-    write_file(folder / kAllowFile,
-               (tier == "cloud" ? "edge " : "device ") + client_.own.text() + "\n");
-    node_key_ = own.own;
-    return folder;
-  }
-
   std::string wait_for(const std::string& tier, const fs::path& port_file, ChildProcess& child) {
     const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (std::chrono::steady_clock::now() < until) {
@@ -135,28 +116,17 @@ class Tiers {
   TemporaryFolder folder_;
   std::list<ChildProcess> children_;
   std::string endpoint_;
-  std::optional<PublicKey> node_key_;  ///< of the node started last
-  KeyPair client_ = make_key_pair();   ///< of what is to connect to it
 };
 
 /// The sample pictures, in order of name.
-std::vector<fs::path> sample_pictures() {
+std::vector<std::string> sample_pictures() {
   const auto folder = find_shipped("samples", fs::path("tools") / "samples");
   if (!folder) {
     throw Error(ErrorKind::kMissingInput,
                 "samples: wanted tools/samples near the program or in the current folder, found "
                 "none; --data DIR takes other pictures");
   }
-  std::vector<fs::path> pictures;
-  for (const fs::directory_entry& entry : fs::directory_iterator(*folder)) {
-    if (entry.path().extension() == ".png") pictures.push_back(entry.path());
-  }
-  std::ranges::sort(pictures);
-  if (pictures.empty()) {
-    throw Error(ErrorKind::kMissingInput,
-                folder->string() + ": wanted sample pictures (*.png), found none");
-  }
-  return pictures;
+  return with_folders_opened({folder->string()});
 }
 
 /// What the demo shows.
@@ -166,11 +136,11 @@ struct Gallery {
   std::function<Picture(std::size_t)> picture;
 };
 
-class Demo : public Command {
+class Demo : public ConfigurableCommand {
  public:
   explicit Demo(CLI::App& root)
-      : Command(root.add_subcommand("demo",
-                                    "Classify pictures across three tiers, all on this machine")) {
+      : ConfigurableCommand(root.add_subcommand(
+            "demo", "Classify pictures across three tiers, all on this machine")) {
     app()
         ->add_option("-d,--data", data_, "a labelled data set, as for eval [drawn sample pictures]")
         ->type_name("DIR");
@@ -178,12 +148,14 @@ class Demo : public Command {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     codec_.add_to(*app());
-    app()->footer(
-        "Examples:\n"
-        "  offramp demo\n"
-        "  offramp demo --thresholds 0.1 --codec u8\n"
-        "  offramp demo --data cifar-10-batches-bin --limit 50");
+    app()->footer(std::string("Examples:\n"
+                              "  offramp demo\n"
+                              "  offramp demo --thresholds 0.1 --codec u8\n"
+                              "  offramp demo --data cifar-10-batches-bin --limit 50") +
+                  kSettingsHelp);
   }
+
+  void check() override { thresholds_.read(load_model(model_.path())); }
 
   int run() override {
     const StopFlag stop;
@@ -208,9 +180,15 @@ class Demo : public Command {
       tiers.start("edge");
     }
 
-    DeviceSetup setup{model, stages, thresholds_.unit(model), tiers.endpoint(), {}, false};
+    const Logger log(Tier::kDevice, Logger::Format::kText, LogLevel::kError);
+    DeviceSetup setup{.model = model,
+                      .stages = stages,
+                      .unit = thresholds_.unit(model),
+                      .next = tiers.endpoint(),
+                      .options = {},
+                      .log = log.callback(),
+                      .keys = tiers.link_keys()};
     setup.options.format = codec_.format();
-    setup.keys = tiers.link_keys();
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());
@@ -235,10 +213,10 @@ class Demo : public Command {
 
  private:
   Gallery samples() const {
-    std::vector<fs::path> files = sample_pictures();
+    std::vector<std::string> files = sample_pictures();
     files.resize(std::min(files.size(), limit()));
     Gallery gallery;
-    for (const fs::path& file : files) gallery.names.push_back(file.filename().string());
+    for (const fs::path file : files) gallery.names.push_back(file.filename().string());
     gallery.picture = [files](std::size_t index) { return read_picture(files[index]); };
     return gallery;
   }

@@ -1,11 +1,13 @@
-// offramp keygen: a key pair for a tier.
+// offramp keygen: a key pair for a tier, or all that a device, an edge and a cloud need.
 
 #include <memory>
 #include <string>
 
+#include "engine/error.h"
 #include "net/keys.h"
 #include "tools/command.h"
 #include "tools/output.h"
+#include "tools/tier_keys.h"
 
 namespace offramp::cli {
 namespace {
@@ -15,13 +17,21 @@ class Keygen : public Command {
   explicit Keygen(CLI::App& root)
       : Command(
             root.add_subcommand("keygen", "Make the key pair of a device, an edge or a cloud")) {
+    CLI::Option* const file =
+        app()
+            ->add_option("FILE", file_,
+                         "secret key, for its owner only; the public one is FILE.pub")
+            ->option_text(" ");
+    CLI::Option* const force = app()->add_flag("--force", force_, "replace keys that are there");
     app()
-        ->add_option("FILE", file_, "secret key, for its owner only; the public one is FILE.pub")
-        ->required()
-        ->option_text(" ");
-    app()->add_flag("--force", force_, "replace keys that are there");
+        ->add_option("--tiers", tiers_,
+                     "instead: folders device, edge and cloud in DIR, ready for --keys;\n"
+                     "what is there stays as it is")
+        ->type_name("DIR")
+        ->excludes(file)
+        ->excludes(force);
     app()->footer(
-        "Prints the public key. A tier's --keys names a folder:\n"
+        "Prints the public key; with --tiers, nothing. A tier's --keys names a folder:\n"
         "  self.key  its own secret key\n"
         "  next.pub  the public key of the tier after it\n"
         "  allow     on edge and cloud, who may connect: a line with role (device, edge,\n"
@@ -29,6 +39,7 @@ class Keygen : public Command {
         "kill -HUP NODE reads `allow` again.\n"
         "\n"
         "Examples:\n"
+        "  offramp keygen --tiers keys\n"
         "  mkdir -m 700 edge device\n"
         "  offramp keygen edge/self.key\n"
         "  cp edge/self.key.pub device/next.pub\n"
@@ -36,6 +47,15 @@ class Keygen : public Command {
   }
 
   int run() override {
+    if (file_.empty() == tiers_.empty()) {
+      throw Error(ErrorKind::kUsage,
+                  "keygen: wanted FILE or --tiers DIR, found neither; see offramp keygen "
+                  "--help");
+    }
+    if (!tiers_.empty()) {
+      make_tier_keys(tiers_);
+      return 0;
+    }
     const KeyPair pair = make_key_pair();
     write_key_pair(file_, pair, force_);
     print(pair.own.text() + "\n");
@@ -44,6 +64,7 @@ class Keygen : public Command {
 
  private:
   std::string file_;
+  std::string tiers_;
   bool force_ = false;
 };
 

@@ -4,11 +4,10 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,12 +19,19 @@
 #include "tools/command.h"
 #include "tools/compute_options.h"
 #include "tools/key_options.h"
+#include "tools/logger.h"
+#include "tools/metrics_server.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/port_file.h"
 #include "tools/signals.h"
 
 namespace offramp::cli {
 namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int kEdgeBatch = 1, kCloudBatch = 8;
+constexpr std::chrono::milliseconds kLongestBatchDelay{2};
 
 /// The stages of a tier: the edge has the second, the cloud all that follow.
 struct Share {
@@ -56,37 +62,6 @@ void raise_descriptor_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, the limit stays
 }
 
-/// Tells a waiting script the bound address: the file appears whole or not at all.
-class PortFile {
- public:
-  /// Throws Error{kCannotWrite} before the node starts.
-  explicit PortFile(std::filesystem::path path)
-      : path_(std::move(path)),
-        draft_(path_.string() + "." + std::to_string(getpid())),
-        file_(draft_) {}
-  ~PortFile() {
-    std::error_code already_renamed;
-    std::filesystem::remove(draft_, already_renamed);
-  }
-  PortFile(const PortFile&) = delete;
-  PortFile& operator=(const PortFile&) = delete;
-
-  void publish(const std::string& endpoint) {
-    file_.write(endpoint + "\n");
-    file_.close();
-    std::error_code error;
-    std::filesystem::rename(draft_, path_, error);
-    if (error) {
-      throw Error(ErrorKind::kCannotWrite,
-                  path_.string() + ": wanted a file to write to, found: " + error.message());
-    }
-  }
-
- private:
-  std::filesystem::path path_, draft_;
-  OutputFile file_;
-};
-
 std::string counters_line(const NodeCounters& counters) {
   std::uint64_t malformed = 0;
   for (std::uint64_t count : counters.malformed) malformed += count;
@@ -104,17 +79,49 @@ std::string counters_line(const NodeCounters& counters) {
   return "stopped: " + std::to_string(counters.requests) + " requests, " +
          std::to_string(counters.answers) + " answers" + item(counters.forwarded, "handed on") +
          item(counters.degraded, "degraded") + item(counters.faults, "refused") +
-         item(counters.expired, "expired") + item(malformed, "malformed") +
+         item(counters.expired, "expired") + item(counters.cancelled, "cancelled") +
+         item(malformed, "malformed") + item(counters.struck_out, "peers not heard any more") +
          item(denied, "not let in") + (denied == 0 ? "" : " (" + reasons + ")") +
          item(counters.undeliverable, "undeliverable") +
          item(counters.unmatched, "answers from the next tier too late") +
          item(counters.unanswered, "unanswered");
 }
 
-class NodeCommand : public Command {
+Json counters_json(const NodeCounters& counters) {
+  Json malformed = Json::object(), denied = Json::object();
+  for (std::size_t i = 0; i < kMalformedCount; ++i)
+    if (counters.malformed[i] > 0)
+      malformed[malformed_name(static_cast<Malformed>(i))] = counters.malformed[i];
+  for (std::size_t i = 0; i < kDenialCount; ++i)
+    if (counters.denied[i] > 0) denied[denial_name(static_cast<Denial>(i))] = counters.denied[i];
+  return {{"requests", counters.requests},
+          {"answers", counters.answers},
+          {"handed_on", counters.forwarded},
+          {"degraded", counters.degraded},
+          {"faults", counters.faults},
+          {"expired", counters.expired},
+          {"undeliverable", counters.undeliverable},
+          {"unmatched", counters.unmatched},
+          {"unanswered", counters.unanswered},
+          {"malformed", malformed},
+          {"denied", denied}};
+}
+
+/// Nobody may be there to read it, and the node is there for other things.
+void publish(std::optional<PortFile>& file, const std::string& address, const Logger& log) {
+  if (!file) return;
+  try {
+    file->publish(address);
+  } catch (const Error& error) {
+    log.say(LogLevel::kError, error.what());
+  }
+}
+
+class NodeCommand : public ConfigurableCommand {
  public:
   explicit NodeCommand(CLI::App& root)
-      : Command(root.add_subcommand("node", "Be the edge or the cloud, until SIGTERM or Ctrl-C")) {
+      : ConfigurableCommand(
+            root.add_subcommand("node", "Be the edge or the cloud, until SIGTERM or Ctrl-C")) {
     app()
         ->add_option("-t,--tier", tier_, "which part of the network to serve")
         ->required()
@@ -135,6 +142,13 @@ class NodeCommand : public Command {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
+    add_count(*app(), "--batch", batch_, 1, 32,
+              "requests that a worker computes together, at most\n[1 at the edge, 8 in the cloud]");
+    app()
+        ->add_option("--batch-delay", batch_delay_,
+                     "how long a worker waits for more of them, up to 2ms;\n"
+                     "0 takes those that are there [0]")
+        ->type_name("TIME");
     codec_.add_to(*app());
     compute_.add_to(*app());
     app()
@@ -143,108 +157,199 @@ class NodeCommand : public Command {
     app()
         ->add_option("--port-file", port_file_, "write the bound address there once ready")
         ->type_name("FILE");
-    app()->add_flag("-q,--quiet", quiet_, "log warnings and errors only");
+    app()
+        ->add_option("--metrics", metrics_,
+                     "serve /metrics, /health/live and /health/ready over HTTP\n"
+                     "there; on loopback when only a PORT is given")
+        ->type_name("HOST:PORT");
+    app()
+        ->add_option("--metrics-port-file", metrics_port_file_,
+                     "write the address that --metrics has bound there")
+        ->type_name("FILE");
+    CLI::Option* const quiet =
+        app()->add_flag("-q,--quiet", quiet_, "log warnings and errors only");
+    log_.add_to(*app(), quiet, "info");
     app()->footer(
-        "With --keys, links over TCP are encrypted and only keys of DIR/allow get in;\n"
-        "SIGHUP reads that file again. ipc:///PATH needs no keys.\n"
-        "\n"
-        "Examples:\n"
-        "  offramp node --tier cloud --listen 0.0.0.0:5556 --keys keys/cloud\n"
-        "  offramp node --tier edge --listen 0.0.0.0:5555 --next cloud.local:5556 --keys "
-        "keys/edge\n"
-        "  offramp node --tier edge --listen 127.0.0.1:0 --port-file edge.addr --insecure");
+        std::string("With --keys, links over TCP are encrypted and only keys of DIR/allow get in;\n"
+                    "SIGHUP reads that file again. ipc:///PATH needs no keys.\n"
+                    "With OFFRAMP_CONV unset, algorithms are chosen for a batch of N: the last\n"
+                    "bits of an answer are those of `offramp eval --batch N`.\n"
+                    "\n"
+                    "Examples:\n"
+                    "  offramp node --tier cloud --listen 0.0.0.0:5556 --keys keys/cloud\n"
+                    "  offramp node --tier edge --listen 0.0.0.0:5555 --next cloud.local:5556 "
+                    "--keys keys/edge\n"
+                    "  offramp node --tier edge --listen 127.0.0.1:0 --port-file edge.addr "
+                    "--insecure\n"
+                    "  offramp node --config edge.toml --metrics 9101 --log-format json") +
+        kSettingsHelp);
   }
+
+  void check() override { static_cast<void>(read_values()); }
 
   int run() override {
     // Before the list of keys is read, so that no change of it is missed.
     hold_hangup();
     raise_descriptor_limit();
-    NodeOptions options;
-    options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
-    options.listen = parse_listen_endpoint("--listen", listen_);
-    options.workers = workers_;
-    options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
-    const std::string next = next_.empty() ? "" : parse_peer_endpoint("--next", next_);
-    if (codec_.given() && next.empty()) {
-      throw Error(
-          ErrorKind::kUsage,
-          "--codec, --lz4: wanted --next beside them, as they say how to hand on, found none");
-    }
-    options.format = codec_.format();
-    options.keys = keys_.node(options.listen);
-    ZmqChannelOptions link;
-    if (!next.empty()) link.keys = keys_.link(next);
-    const Model model = load_model(model_.path());
-    const Share share = share_of(options.tier, model);
-    options.first_stage = share.first;
-    options.stage_count = share.count;
-    if (share.last && !next.empty()) {
-      throw Error(ErrorKind::kUsage, "--next: wanted none, as this tier has the last exit of " +
-                                         model.name + ", found " + next);
-    }
-    const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
+    const Values values = read_values();
+    const NodeOptions& options = values.options;
+    const std::vector<Stage> stages = make_stages(values.model, values.thresholds,
+                                                  compute_.plan(values.model, batch(options.tier)));
+    const Logger log = log_.make(options.tier, quiet_ ? LogLevel::kWarning : LogLevel::kInfo);
 
-    std::optional<PortFile> port_file;
+    std::optional<PortFile> port_file, metrics_port_file;
     if (!port_file_.empty()) port_file.emplace(port_file_);
+    if (!metrics_port_file_.empty()) metrics_port_file.emplace(metrics_port_file_);
+    std::optional<MetricsServer> metrics;
+    if (values.metrics) metrics.emplace(*values.metrics);
     // Before the node's threads exist, so that no signal is missed.
     const StopFlag stop;
     std::unique_ptr<Channel> channel;
-    if (!next.empty()) {
-      channel = connect_zmq(next, link_identity(stages, model.id, share.first + share.count), link);
+    if (!values.next.empty()) {
+      const int next_stage = options.first_stage + options.stage_count;
+      channel =
+          connect_zmq(values.next, link_identity(stages, values.model.id, next_stage), values.link);
     }
-    const bool quiet = quiet_;
-    Node node(stages, model.id, options, std::move(channel),
-              [quiet](LogLevel level, const std::string& line) {
-                if (level >= (quiet ? LogLevel::kWarning : LogLevel::kInfo)) log(line);
-              });
-    if (port_file) port_file->publish(node.endpoint());
-    announce(node, model, share, next);
-    if (options.keys && options.keys->allowed.size() == 0)
-      log("the allow-list is empty: nobody may connect");
+    Node node(stages, values.model.id, options, std::move(channel), log.callback());
+    // Its threads ask the node, which goes before it does.
+    struct Serving {
+      std::optional<MetricsServer>& server;
+      ~Serving() {
+        if (server) server->stop();
+      }
+    } const serving{metrics};
+    if (metrics) {
+      metrics->serve(identity(values.model), [&node] { return node.telemetry(); });
+      publish(metrics_port_file, to_string(metrics->address()), log);
+    }
+    publish(port_file, node.endpoint(), log);
+    announce(node, values, metrics, log);
     while (stop.wait() == StopFlag::Woken::kHangup) {
       if (options.keys)
-        reload(node);
+        reload(node, log);
       else
-        log("SIGHUP: wanted a list of keys to read again, found a node without one");
+        log.say(LogLevel::kWarning,
+                "SIGHUP: wanted a list of keys to read again, found a node without one");
     }
     node.stop();
     const NodeCounters counters = node.counters();
-    if (!quiet_) log(counters_line(counters));
+    log.say(LogLevel::kInfo, counters_line(counters), counters_json(counters));
     if (counters.unanswered == 0) return 0;
-    complain("node: wanted every request answered within --drain " + drain_ + ", found " +
-             std::to_string(counters.unanswered) + " still being computed");
+    log.say(LogLevel::kError, "node: wanted every request answered within --drain " + drain_ +
+                                  ", found " + std::to_string(counters.unanswered) +
+                                  " still being computed");
     // A destructor would wait for the workers, and one that never returns would be waited for for
     // ever.
     _exit(static_cast<int>(ErrorKind::kUnavailable));
   }
 
  private:
+  /// What the options say, once it has been looked at.
+  struct Values {
+    NodeOptions options;
+    std::string next;  ///< "tcp://host:port"; empty when there is none
+    ZmqChannelOptions link;
+    std::optional<HttpAddress> metrics;
+    Model model;
+    Share share;
+    std::vector<float> thresholds;
+  };
+
+  Values read_values() const {
+    Values values;
+    NodeOptions& options = values.options;
+    options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
+    options.listen = parse_listen_endpoint("--listen", listen_);
+    options.workers = workers_;
+    options.batch_delay = batch_delay();
+    options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
+    if (!next_.empty()) values.next = parse_peer_endpoint("--next", next_);
+    if (codec_.given() && next_.empty()) {
+      throw Error(
+          ErrorKind::kUsage,
+          "--codec, --lz4: wanted --next beside them, as they say how to hand on, found none");
+    }
+    options.format = codec_.format();
+    if (!metrics_.empty()) values.metrics = parse_http_address("--metrics", metrics_, 0);
+    if (!metrics_port_file_.empty() && metrics_.empty())
+      throw Error(ErrorKind::kUsage, "--metrics-port-file: wanted --metrics beside it, found none");
+    options.keys = keys_.node(options.listen);
+    if (!values.next.empty()) values.link.keys = keys_.link(values.next);
+    values.model = load_model(model_.path());
+    values.share = share_of(options.tier, values.model);
+    options.first_stage = values.share.first;
+    options.stage_count = values.share.count;
+    if (values.share.last && !values.next.empty()) {
+      throw Error(ErrorKind::kUsage, "--next: wanted none, as this tier has the last exit of " +
+                                         values.model.name + ", found " + values.next);
+    }
+    values.thresholds = thresholds_.read(values.model);
+    return values;
+  }
+
+  NodeIdentity identity(const Model& model) const {
+    NodeIdentity identity{
+        .tier = tier_, .model = model.name, .model_id = short_id(model.id), .exits = {}};
+    for (const auto& exit : model.graph.exits) identity.exits.push_back(exit.name);
+    return identity;
+  }
+
+  /// Together, requests keep a worker busier; alone, each is answered sooner.
+  int batch(Tier tier) const {
+    if (batch_ > 0) return batch_;
+    return tier == Tier::kEdge ? kEdgeBatch : kCloudBatch;
+  }
+
+  std::chrono::microseconds batch_delay() const {
+    if (batch_delay_ == "0") return {};
+    const std::chrono::microseconds delay = parse_duration("--batch-delay", batch_delay_);
+    if (delay > kLongestBatchDelay) {
+      throw Error(
+          ErrorKind::kUsage,
+          "--batch-delay: wanted 0, or a duration of at most 2ms, found '" + batch_delay_ + "'");
+    }
+    return delay;
+  }
+
   /// A list that cannot be read changes nothing.
-  void reload(Node& node) const {
+  void reload(Node& node, const Logger& log) const {
     try {
       AllowList list = keys_.allow_list();
       const std::size_t size = list.size();
       node.allow(std::move(list));
-      if (!quiet_)
-        log("allow-list read again: " + std::to_string(size) + (size == 1 ? " key" : " keys"));
+      log.say(LogLevel::kInfo,
+              "allow-list read again: " + std::to_string(size) + (size == 1 ? " key" : " keys"),
+              {{"keys", size}});
     } catch (const Error& error) {
-      complain(std::string(error.what()) + "; the list that was read before stays");
+      log.say(LogLevel::kError,
+              std::string(error.what()) + "; the list that was read before stays");
     }
   }
 
-  void announce(const Node& node, const Model& model, const Share& share,
-                const std::string& next) const {
-    if (!quiet_) {
-      log("listening on " + node.endpoint() + " as " + tier_ + ", model " + model.name + " (" +
-          short_id(model.id) + "), " + std::to_string(workers_) +
-          (workers_ == 1 ? " worker" : " workers") +
-          (next.empty() ? std::string() : ", next " + next));
+  void announce(const Node& node, const Values& values, const std::optional<MetricsServer>& metrics,
+                const Logger& log) const {
+    const Model& model = values.model;
+    const std::string at = metrics ? to_string(metrics->address()) : "";
+    log.say(LogLevel::kInfo,
+            "listening on " + node.endpoint() + " as " + tier_ + ", model " + model.name + " (" +
+                short_id(model.id) + "), " + std::to_string(workers_) +
+                (workers_ == 1 ? " worker" : " workers") +
+                (values.next.empty() ? std::string() : ", next " + values.next) +
+                (at.empty() ? std::string() : ", metrics on http://" + at + "/metrics"),
+            {{"endpoint", node.endpoint()},
+             {"model", model.name},
+             {"model_id", short_id(model.id)},
+             {"workers", workers_},
+             {"next", values.next},
+             {"metrics", at}});
+    if (const std::string warning = keys_.warning(); !warning.empty())
+      log.say(LogLevel::kWarning, warning);
+    if (!values.share.last && values.next.empty()) {
+      log.say(LogLevel::kWarning,
+              "no --next: undecided pictures get this tier's own answer, marked degraded");
     }
-    keys_.warn();
-    if (!share.last && next.empty()) {
-      log("no --next: undecided pictures get this tier's own answer, marked degraded");
-    }
+    if (values.options.keys && values.options.keys->allowed.size() == 0)
+      log.say(LogLevel::kWarning, "the allow-list is empty: nobody may connect");
   }
 
   std::string tier_;
@@ -256,9 +361,14 @@ class NodeCommand : public Command {
   CodecOptions codec_;
   ComputeOptions compute_;
   int workers_ = 1;
+  int batch_ = 0;  ///< 0: the tier's own
+  std::string batch_delay_ = "0";
   std::string drain_ = "10s";
   std::string port_file_;
+  std::string metrics_;
+  std::string metrics_port_file_;
   bool quiet_ = false;
+  LogOptions log_;
 };
 
 }  // namespace

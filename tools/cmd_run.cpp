@@ -17,6 +17,7 @@
 #include "tools/decisions.h"
 #include "tools/device_run.h"
 #include "tools/key_options.h"
+#include "tools/logger.h"
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
@@ -24,14 +25,15 @@
 namespace offramp::cli {
 namespace {
 
-class Run : public Command {
+class Run : public ConfigurableCommand {
  public:
   explicit Run(CLI::App& root)
-      : Command(
+      : ConfigurableCommand(
             root.add_subcommand("run", "Be the device: classify pictures with the next tiers")) {
     CLI::Option* images =
         app()
-            ->add_option("IMAGE", images_, "JPEG, PNG or BMP files; - reads standard input")
+            ->add_option("IMAGE", images_,
+                         "JPEG, PNG or BMP files, or folders; - reads\nstandard input")
             ->option_text("...");
     app()->add_option("-n,--next", next_, "the edge")->required()->type_name("HOST:PORT");
     keys_.add_to(*app(), false);
@@ -55,39 +57,72 @@ class Run : public Command {
     app()
         ->add_option("--decisions", decisions_, "write decisions as CSV, exact to the bit")
         ->type_name("FILE");
-    app()->add_flag("-v,--verbose", verbose_, "log what becomes of the link to --next");
+    CLI::Option* const verbose =
+        app()->add_flag("-v,--verbose", verbose_, "log what becomes of the link to --next");
+    log_.add_to(*app(), verbose, "error");
     app()->add_flag("--json", json_, "one JSON object a picture, or one for all of --data");
     app()->footer(
-        "Examples:\n"
-        "  offramp run --next edge.local:5555 --keys keys/device cat.png ship.jpg\n"
-        "  offramp run --next edge.local:5555 --keys keys/device --data cifar-10-batches-bin "
-        "--codec u8\n"
-        "  offramp run --next 127.0.0.1:5555 --insecure --deadline 50ms --thresholds 0.1 cat.png");
+        std::string(
+            "Examples:\n"
+            "  offramp run --next edge.local:5555 --keys keys/device cat.png ship.jpg\n"
+            "  offramp run --next edge.local:5555 --keys keys/device --data cifar-10-batches-bin "
+            "--codec u8\n"
+            "  offramp run --next 127.0.0.1:5555 --insecure --deadline 50ms --thresholds 0.1 "
+            "cat.png\n"
+            "  offramp run --config device.toml cat.png") +
+        kSettingsHelp);
   }
+
+  void check() override { static_cast<void>(read_values()); }
 
   int run() override {
     if (images_.empty() == data_.empty()) {
       throw Error(ErrorKind::kUsage, "run: wanted IMAGE... or --data DIR, found neither");
     }
-    const std::string next = parse_peer_endpoint("--next", next_);
-    const std::optional<LinkKeys> keys = keys_.link(next);
-    // A device waits in whole milliseconds; a shorter time than one is one.
-    using std::chrono::ceil, std::chrono::milliseconds;
-    DeviceOptions options;
-    options.deadline = ceil<milliseconds>(parse_duration("--deadline", deadline_));
-    options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
-    options.window = window_;
-    options.format = codec_.format();
-    const Model model = load_model(model_.path());
+    images_ = with_folders_opened(images_);
+    const Values values = read_values();
+    const Model& model = values.model;
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
-    const DeviceSetup setup{model, stages, thresholds_.unit(model), next, options, verbose_, keys};
-    keys_.warn();
+        make_stages(model, values.thresholds, compute_.plan(model, 1));
+    const Logger log = log_.make(Tier::kDevice, verbose_ ? LogLevel::kInfo : LogLevel::kError);
+    const DeviceSetup setup{.model = model,
+                            .stages = stages,
+                            .unit = thresholds_.unit(model),
+                            .next = values.next,
+                            .options = values.options,
+                            .log = log.callback(),
+                            .keys = values.keys};
+    if (const std::string warning = keys_.warning(); !warning.empty()) cli::log(warning);
     if (!decisions_.empty()) decisions_file_.emplace(decisions_);
     return data_.empty() ? run_images(setup) : run_data(setup);
   }
 
  private:
+  /// What the options say, once it has been looked at.
+  struct Values {
+    std::string next;  ///< "tcp://host:port"
+    std::optional<LinkKeys> keys;
+    DeviceOptions options;
+    Model model;
+    std::vector<float> thresholds;
+  };
+
+  Values read_values() const {
+    // A device waits in whole milliseconds; a shorter time than one is one.
+    using std::chrono::ceil, std::chrono::milliseconds;
+    Values values;
+    values.next = parse_peer_endpoint("--next", next_);
+    values.keys = keys_.link(values.next);
+    DeviceOptions& options = values.options;
+    options.deadline = ceil<milliseconds>(parse_duration("--deadline", deadline_));
+    options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
+    options.window = window_;
+    options.format = codec_.format();
+    values.model = load_model(model_.path());
+    values.thresholds = thresholds_.read(values.model);
+    return values;
+  }
+
   int run_images(const DeviceSetup& setup) {
     const OutcomeTable table(setup, images_);
     int code = 0;
@@ -174,6 +209,7 @@ class Run : public Command {
   std::string decisions_;
   std::optional<OutputFile> decisions_file_;
   bool verbose_ = false;
+  LogOptions log_;
   bool json_ = false;
 };
 

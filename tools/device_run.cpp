@@ -46,9 +46,7 @@ Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::S
   channel.keys = setup.keys;
   Device device(setup.stages, setup.model.id, setup.options,
                 connect_zmq(setup.next, link_identity(setup.stages, setup.model.id, 1), channel),
-                [verbose = setup.verbose](LogLevel level, const std::string& line) {
-                  if (level >= (verbose ? LogLevel::kInfo : LogLevel::kError)) log(line);
-                });
+                setup.log);
   Outcomes outcomes(count);
   std::vector<bool> settled(count);
   std::size_t shown = 0;

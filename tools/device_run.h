@@ -10,6 +10,7 @@
 
 #include "engine/cascade.h"
 #include "net/device.h"
+#include "net/log.h"
 #include "net/zmq_channel.h"
 #include "tools/crossings.h"
 #include "tools/options.h"
@@ -23,7 +24,7 @@ struct DeviceSetup {
   EntropyUnit unit;
   std::string next;  ///< "tcp://host:port"
   DeviceOptions options;
-  bool verbose = false;  ///< log what becomes of the link; what bars it is always logged
+  Log log{};  ///< gets what becomes of the link
   std::optional<LinkKeys> keys{};
 };
 

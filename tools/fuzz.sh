@@ -28,8 +28,9 @@ cmake --build --preset fuzz --target "${fuzzers[@]}" >&2
 # Inputs longer than what they are made for only make a fuzzer slow.
 longest() {
   case "$1" in
+    service_fuzz) echo 256 ;;
     keys_fuzz) echo 512 ;;
-    link_fuzz | service_fuzz) echo 1024 ;;
+    link_fuzz) echo 1024 ;;
     message_fuzz | tensor_codec_fuzz) echo 4096 ;;
     *) echo 16384 ;;
   esac

@@ -4,7 +4,6 @@
 
 #include "engine/error.h"
 #include "net/socket.h"
-#include "tools/output.h"
 
 namespace offramp::cli {
 
@@ -59,10 +58,10 @@ std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {
 
 AllowList KeyOptions::allow_list() const { return AllowList::read(file(kAllowFile)); }
 
-void KeyOptions::warn() const {
-  if (insecure_)
-    log("WARNING: --insecure: no encryption and no keys; whoever reaches a link can read and "
-        "change what goes over it");
+std::string KeyOptions::warning() const {
+  if (!insecure_) return {};
+  return "WARNING: --insecure: no encryption and no keys; whoever reaches a link can read and "
+         "change what goes over it";
 }
 
 }  // namespace offramp::cli

@@ -27,8 +27,8 @@ class KeyOptions {
   /// The list as it is now. Throws what reading it throws.
   AllowList allow_list() const;
 
-  /// One line to stderr when links are in plaintext. Once, before the first.
-  void warn() const;
+  /// A line for whoever starts it, when links are in plaintext.
+  std::string warning() const;
 
  private:
   /// Of the files in a folder, or beside an own key that was named itself.

@@ -28,11 +28,14 @@ const char* const kFooter = R"(Examples:
   offramp demo
   offramp classify cat.png ship.jpg
   offramp eval --data cifar-10-batches-bin --sweep
-  offramp keygen keys/edge/self.key
+  offramp keygen --tiers keys
   offramp node --tier edge --listen 0.0.0.0:5555 --next cloud.local:5556 --keys keys/edge
   offramp run --next edge.local:5555 --keys keys/device cat.png
+  offramp top 127.0.0.1:9101 127.0.0.1:9102
 
 Environment:
+  OFFRAMP_CONFIG file with values of options for node, run and demo, when --config is
+                 not given; see offramp config --help
   OFFRAMP_MODEL  model file, when --model is not given
   OFFRAMP_ISA    instruction set: scalar, sse2, avx2, avx512, neon [default: the best
                  of this CPU]
@@ -42,9 +45,10 @@ Environment:
 
 Exit codes:
     0  success
-   64  wrong usage: an option, a threshold, an endpoint
+   64  wrong usage: an option, a threshold, an endpoint, a line of a configuration file
    65  bad data: a file is not the picture or data set it should be
-   66  a file or folder is missing or may not be read, keys and allow-list included
+   66  a file or folder is missing or may not be read: keys, allow-list and
+       configuration included
    69  unavailable: an address is in use; or pictures were answered, but some
        only by the best tier that could be reached; or a node was stopped and some
        requests were not answered in time
@@ -80,15 +84,46 @@ int usage_error(const CLI::App& root, const CLI::ParseError& error) {
   return static_cast<int>(ErrorKind::kUsage);
 }
 
-int guarded(Command& command) {
+std::map<std::string, Settings*> settings_of(const Commands& commands) {
+  std::map<std::string, Settings*> all;
+  for (const auto& [name, command] : configurable(commands)) all[name] = &command->settings();
+  return all;
+}
+
+/// Reads the command line. What it may leave to files and the environment is asked for later.
+void parse(CLI::App& root, const Commands& commands, int argc, char** argv) {
+  struct Postponed {
+    std::map<std::string, Settings*> all;
+    explicit Postponed(const Commands& of) : all(settings_of(of)) {
+      for (const auto& [name, settings] : all) settings->postpone_required();
+    }
+    ~Postponed() {
+      for (const auto& [name, settings] : all) settings->restore_required();
+    }
+  };
+  const Postponed postponed(commands);
+  root.parse(argc, argv);
+}
+
+/// An error of a command in words that say where its values came from.
+std::string explained(Command& command, const Error& error) {
+  auto* const configured = dynamic_cast<ConfigurableCommand*>(&command);
+  return configured == nullptr ? error.what() : configured->settings().explain(error.what());
+}
+
+int guarded(const CLI::App& root, const Commands& commands, Command& command) {
   try {
+    if (auto* const configured = dynamic_cast<ConfigurableCommand*>(&command))
+      configured->settings().apply(settings_of(commands));
     return command.run();
+  } catch (const CLI::ParseError& error) {
+    return usage_error(root, error);
   } catch (const BrokenPipe&) {
     return kExitBrokenPipe;
   } catch (const Interrupted& interrupted) {
     return kExitSignal + interrupted.signal;
   } catch (const Error& error) {
-    complain(error.what());
+    complain(explained(command, error));
     return static_cast<int>(error.kind());
   } catch (const std::bad_alloc&) {
     complain("memory: wanted more than the system gives");
@@ -108,13 +143,14 @@ int run(int argc, char** argv) {
   root.get_formatter()->column_width(32);
   root.set_version_flag("--version", version_line());
   root.require_subcommand(1);
-  std::vector<std::unique_ptr<Command>> commands;
+  Commands commands;
   for (auto make : {make_classify, make_eval, make_inspect, make_profile, make_node, make_run,
-                    make_demo, make_keygen}) {
+                    make_demo, make_keygen, make_top}) {
     commands.push_back(make(root));
   }
+  commands.push_back(make_config(root, commands));
   try {
-    root.parse(argc, argv);
+    parse(root, commands, argc, argv);
   } catch (const CLI::Success& wanted) {
     root.exit(wanted);
     return 0;
@@ -122,12 +158,22 @@ int run(int argc, char** argv) {
     return usage_error(root, error);
   }
   for (const std::unique_ptr<Command>& command : commands) {
-    if (command->chosen()) return guarded(*command);
+    if (command->chosen()) return guarded(root, commands, *command);
   }
   return kExitInternal;
 }
 
 }  // namespace
+
+std::map<std::string, ConfigurableCommand*> configurable(const Commands& commands) {
+  std::map<std::string, ConfigurableCommand*> found;
+  for (const std::unique_ptr<Command>& command : commands) {
+    if (auto* const each = dynamic_cast<ConfigurableCommand*>(command.get()))
+      found[each->name()] = each;
+  }
+  return found;
+}
+
 }  // namespace offramp::cli
 
 int main(int argc, char** argv) {

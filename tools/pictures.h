@@ -11,6 +11,10 @@ namespace offramp::cli {
 /// Reads a file, or standard input for "-". Throws Error{kMissingInput} or Error{kBadData}.
 Picture open_picture(const std::string& name);
 
+/// `names` with each folder among them replaced by the pictures in it, in order of their names.
+/// Throws Error{kMissingInput} for a folder that has none or cannot be read.
+std::vector<std::string> with_folders_opened(const std::vector<std::string>& names);
+
 /// A column wide enough for all of `names`, within reason.
 std::size_t name_width(const std::vector<std::string>& names);
 

@@ -13,8 +13,9 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkgconf
-  libcli11-dev liblz4-dev libopenblas-dev libsodium-dev libstb-dev libxsimd-dev libxxhash-dev libzmq3-dev
-  nlohmann-json3-dev doctest-dev libbenchmark-dev
+  libcli11-dev libcpp-httplib-dev liblz4-dev libopenblas-dev libsodium-dev libspdlog-dev libstb-dev
+  libtomlplusplus-dev libxsimd-dev libxxhash-dev libzmq3-dev nlohmann-json3-dev prometheus-cpp-dev
+  doctest-dev libbenchmark-dev
 )
 for argument in "$@"; do
   case "$argument" in

@@ -82,6 +82,18 @@ void StopFlag::check() const {
   if (const int number = signal(); number != 0) throw Interrupted{number};
 }
 
+bool StopFlag::wait_for(std::chrono::milliseconds patience) const {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (signal() == 0) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return false;
+    pollfd item{event_, POLLIN, 0};
+    poll(&item, 1, static_cast<int>(left.count()));
+  }
+  return true;
+}
+
 StopFlag::Woken StopFlag::wait() const {
   while (signal() == 0) {
     if (hung_up.exchange(false)) return Woken::kHangup;

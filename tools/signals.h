@@ -1,6 +1,8 @@
 // What Ctrl-C and SIGTERM do.
 #pragma once
 
+#include <chrono>
+
 namespace offramp::cli {
 
 /// From now on SIGINT ends the program with 130 at once, and a write to a closed pipe is an error
@@ -33,6 +35,8 @@ class StopFlag {
   void check() const;
   /// Blocks until one has arrived, or a SIGHUP that is held. Several of those may be told as one.
   Woken wait() const;
+  /// Blocks until one has arrived, for this long at most; true when one has.
+  bool wait_for(std::chrono::milliseconds patience) const;
 
  private:
   int event_;

@@ -45,7 +45,7 @@ TYPES = {
     11: "BYE",
 }
 TIERS = ("device", "edge", "cloud")
-DTYPES = {1: "f32", 2: "f16", 3: "u8", 4: "u8c"}
+DTYPES = {1: "f32", 2: "f16", 3: "u8", 4: "u8c", 5: "pixels"}
 CODECS = ("raw", "lz4")
 REASONS = (
     "ok",
@@ -159,6 +159,7 @@ ITEMS = {
     0x04: ("LOAD", numbers_of("<II", "queue_depth", "held_us")),
     0x05: ("PACE", numbers_of("<IH", "service_us", "workers")),
     0x06: ("RETRY_AFTER", numbers_of("<I", "retry_after_us")),
+    0x07: ("PICTURES", numbers_of("<")),
     0x81: ("DECISION", read_decision),
     0x82: ("FAULT", read_fault),
 }
@@ -202,7 +203,7 @@ def read_greeting(f, items):
     check(f.dtype == 1, "field")
     message = {"session": f.session, "model": f.model.hex(), "cut": f.cut, "shape": shape}
     if TYPES[f.type] == "WELCOME":
-        message |= {"tier": read_tier(f), "window": f.credit}
+        message |= {"tier": read_tier(f), "window": f.credit, "pictures": "PICTURES" in items}
     return message | {"minor": f.minor}
 
 
@@ -317,7 +318,9 @@ def item(number, layout, *numbers):
 def write_items(m):
     """In the order in which net/message.cpp writes them, though any would do."""
     kind, out = m["message"], b""
-    if kind == "RESULT":
+    if kind == "WELCOME" and m.get("pictures"):
+        out += item(0x07, b"")
+    elif kind == "RESULT":
         numbers = (m[name] for name in ("label", "probability", "entropy", "exit"))
         out += item(0x81, "<iffiB", *numbers, REASONS.index(m.get("reason", "ok")))
         for hop in m.get("hops", []):
@@ -386,6 +389,7 @@ def raw_bytes(dtype, shape):
         "f16": 2 * elements,
         "u8": elements + 5,
         "u8c": elements + 5 * channels,
+        "pixels": elements,
     }[dtype]
 
 
@@ -406,8 +410,9 @@ def unpack_payload(m, wanted):
     return unpacked
 
 
-def decode_tensor(m, shape=None):
-    """The tensor of an INFER, float32[H, W, C]. `shape` is the receiver's own. Raises BadTensor."""
+def decode_tensor(m, shape=None, mean=(0, 0, 0), std=(1, 1, 1)):
+    """The tensor of an INFER, float32[H, W, C]. `shape`, and for pixels `mean` and `std`, are those
+    of the receiver's model. Raises BadTensor."""
     shape = list(shape or m["shape"])
     data = unpack_payload(m, raw_bytes(m["dtype"], shape))
     if m["dtype"] in ("f32", "f16"):
@@ -415,6 +420,11 @@ def decode_tensor(m, shape=None):
         if not numpy.isfinite(x).all():
             raise BadTensor("not finite")
         return x.reshape(shape)
+    if m["dtype"] == "pixels":
+        x = numpy.frombuffer(data, "u1").astype("<f4").reshape(shape)
+        if shape[2] != 3:
+            raise BadTensor("size")
+        return (x / numpy.float32(255) - numpy.array(mean, "<f4")) / numpy.array(std, "<f4")
     groups = 1 if m["dtype"] == "u8" else shape[2]
     scale = numpy.frombuffer(data, "<f4", groups)
     zero = numpy.frombuffer(data, "u1", groups, 4 * groups).astype("<f4")
@@ -437,7 +447,8 @@ def quantise(x):
 
 
 def encode_tensor(x, dtype="f32", lz4_wanted=False):
-    """The fields of an INFER that hold float32[H, W, C]. Raises BadTensor for what dtype cannot."""
+    """The fields of an INFER that hold float32[H, W, C]; not as pixels. Raises BadTensor for what
+    dtype cannot hold."""
     x = numpy.ascontiguousarray(x, "<f4")
     if not numpy.isfinite(x).all() or (dtype == "f16" and not (abs(x) < 65520).all()):
         raise BadTensor("not finite")

@@ -34,7 +34,7 @@ void require(bool good) {
 
 Peer hostile_peer(int number) {
   return {.cable = kHostile,
-          .routing_id = std::string(static_cast<std::size_t>(number), 'x'),
+          .routing_id = std::string(static_cast<std::size_t>(number) + 1, 'x'),
           .key = number == 2 ? "key" : ""};
 }
 
@@ -51,7 +51,7 @@ class World {
     fronts_.emplace("", std::vector<Loopback*>{&cables_[0], &cables_[1]}, admission_->limits(), 64,
                     gate_);
     service_.emplace(stages_, *admission_, wire_model_id(model_.id), NodeOptions{}, nullptr,
-                     *fronts_, Log{});
+                     *fronts_, telemetry_, Log{});
     const LinkIdentity identity = link_identity(stages_, model_.id, 1);
     hostile_ = cables_[kHostile].connect(identity);
     honest_ = cables_[kHonest].connect(identity);
@@ -108,7 +108,8 @@ class World {
     while (auto received = fronts_->receive(now_))
       service_->take(received->first, std::move(received->second), now_);
     service_->take_results(now_);
-    service_->expire_sessions(now_);
+    service_->review_sessions(now_);
+    service_->report(now_);
     std::vector<LinkEvent> events;
     hostile_->service(now_, events);
     events.clear();
@@ -133,6 +134,7 @@ class World {
   Gate gate_{Tier::kEdge, std::nullopt, Log{}};
   Loopback cables_[2];
   std::optional<Fronts> fronts_;
+  Telemetry telemetry_{2};
   std::optional<Service> service_;
   std::unique_ptr<Channel> hostile_, honest_;
   Hello plain_;

@@ -114,7 +114,7 @@ def main():
     parser.add_argument("keys", metavar="KEYS")
     parser.add_argument("--tensor", metavar="FILE.npy")
     parser.add_argument("--model", type=pathlib.Path, default=ROOT / "weights" / "resnet20b.safetensors")
-    parser.add_argument("--dtype", choices=wire.DTYPES.values(), default="f32")
+    parser.add_argument("--dtype", choices=("f32", "f16", "u8", "u8c"), default="f32")
     parser.add_argument("--lz4", action="store_true")
     parser.add_argument("--seconds", type=float, default=5.0, help="in which there is to be an answer")
     o = parser.parse_args()

@@ -1,0 +1,225 @@
+#include "tools/scrape.h"
+
+#include <httplib.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <utility>
+
+namespace offramp::cli {
+namespace {
+
+constexpr std::chrono::milliseconds kPatience{1000};
+constexpr std::size_t kMostBytes = std::size_t{4} << 20;
+
+/// `{a="b",c="d"}` from text[at]; leaves `at` behind it. False when it is not that.
+bool read_labels(const std::string& text, std::size_t& at, Metrics::Labels& labels) {
+  while (true) {
+    ++at;  // the brace, or a comma
+    if (at < text.size() && text[at] == '}') break;
+    const std::size_t equals = text.find("=\"", at);
+    if (equals == std::string::npos) return false;
+    const std::string name = text.substr(at, equals - at);
+    std::string value;
+    for (at = equals + 2; at < text.size() && text[at] != '"'; ++at) {
+      if (text[at] != '\\') {
+        value += text[at];
+      } else if (++at < text.size()) {
+        value += text[at] == 'n' ? '\n' : text[at];
+      }
+    }
+    labels[name] = value;
+    ++at;
+    if (at >= text.size()) return false;
+    if (text[at] == '}') break;
+  }
+  ++at;
+  return true;
+}
+
+std::optional<double> read_value(std::string text) {
+  text.erase(0, text.find_first_not_of(' '));
+  text = text.substr(0, text.find(' '));
+  if (text == "+Inf" || text == "Inf") return std::numeric_limits<double>::infinity();
+  double value = 0.0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || rest != text.data() + text.size()) return {};
+  return value;
+}
+
+/// Cumulative counts of a histogram without labels, by upper bound.
+std::map<double, double> buckets_of(const Metrics& metrics, const std::string& histogram) {
+  std::map<double, double> buckets;
+  for (const Metrics::Sample& sample : metrics.of(histogram + "_bucket")) {
+    const auto bound = sample.labels.find("le");
+    if (bound == sample.labels.end()) continue;
+    if (const auto value = read_value(bound->second)) buckets[*value] = sample.value;
+  }
+  return buckets;
+}
+
+TierView::Link link_of(const Metrics& metrics, const std::string& peer) {
+  TierView::Link link{.peer = peer, .state = {}, .breaker = {}};
+  const auto current = [&](const char* name) {
+    for (const Metrics::Sample& sample : metrics.of(name)) {
+      if (sample.value == 1.0 && sample.labels.contains("peer") &&
+          sample.labels.at("peer") == peer && sample.labels.contains("state"))
+        return sample.labels.at("state");
+    }
+    return std::string("unknown");
+  };
+  link.state = current("offramp_link_state");
+  link.breaker = current("offramp_link_breaker");
+  link.away = metrics.sum("offramp_link_away", {{"peer", peer}});
+  link.window = metrics.sum("offramp_link_window", {{"peer", peer}});
+  link.round_trip_us = 1e6 * metrics.sum("offramp_link_round_trip_seconds", {{"peer", peer}});
+  return link;
+}
+
+}  // namespace
+
+Metrics Metrics::parse(const std::string& text) {
+  Metrics metrics;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) {
+    if (line.empty() || line.front() == '#') continue;
+    std::size_t at = std::min(line.find_first_of("{ "), line.size());
+    const std::string name = line.substr(0, at);
+    Sample sample;
+    if (at < line.size() && line[at] == '{' && !read_labels(line, at, sample.labels)) continue;
+    const std::optional<double> value = read_value(line.substr(at));
+    if (!value) continue;
+    sample.value = *value;
+    metrics.samples_[name].push_back(std::move(sample));
+  }
+  return metrics;
+}
+
+const std::vector<Metrics::Sample>& Metrics::of(const std::string& name) const {
+  static const std::vector<Sample> none;
+  const auto found = samples_.find(name);
+  return found == samples_.end() ? none : found->second;
+}
+
+double Metrics::sum(const std::string& name, const Labels& labels) const {
+  double sum = 0.0;
+  for (const Sample& sample : of(name)) {
+    if (std::ranges::includes(sample.labels, labels)) sum += sample.value;
+  }
+  return sum;
+}
+
+std::string Metrics::label(const std::string& name, const std::string& label) const {
+  const std::vector<Sample>& all = of(name);
+  if (all.empty()) return {};
+  const auto found = all.front().labels.find(label);
+  return found == all.front().labels.end() ? std::string() : found->second;
+}
+
+std::optional<double> percentile(const Metrics& before, const Metrics& now,
+                                 const std::string& histogram, double share) {
+  std::map<double, double> buckets = buckets_of(now, histogram);
+  for (const auto& [bound, count] : buckets_of(before, histogram)) {
+    if (const auto found = buckets.find(bound); found != buckets.end()) found->second -= count;
+  }
+  const double all = buckets.empty() ? 0.0 : buckets.rbegin()->second;
+  if (!(all > 0.0)) return {};
+  double below = 0.0, lower = 0.0;
+  for (const auto& [bound, count] : buckets) {
+    if (count >= share * all && count > below) {
+      // Beyond the last bound nothing is known but that.
+      if (std::isinf(bound)) return lower;
+      return lower + (bound - lower) * (share * all - below) / (count - below);
+    }
+    below = count;
+    lower = bound;
+  }
+  return lower;
+}
+
+Reading fetch(const HttpAddress& address) {
+  Reading reading{.when = std::chrono::steady_clock::now(), .metrics = {}, .problem = {}};
+  httplib::Client client(address.host, address.port);
+  client.set_connection_timeout(kPatience);
+  client.set_read_timeout(kPatience);
+  client.set_write_timeout(kPatience);
+  std::string body;
+  const auto until = reading.when + 2 * kPatience;
+  const httplib::Result result = client.Get("/metrics", [&](const char* data, std::size_t size) {
+    body.append(data, size);
+    return body.size() <= kMostBytes && std::chrono::steady_clock::now() < until;
+  });
+  if (!result)
+    reading.problem = result.error() == httplib::Error::Connection ? "unreachable" : "no answer";
+  else if (result->status != 200)
+    reading.problem = "status " + std::to_string(result->status);
+  else
+    reading.metrics = Metrics::parse(body);
+  if (reading.metrics && reading.metrics->of("offramp_info").empty()) {
+    reading.metrics.reset();
+    reading.problem = "not a node";
+  }
+  return reading;
+}
+
+TierView view_of(const HttpAddress& address, const Reading& before, const Reading& now) {
+  TierView view;
+  view.address = to_string(address);
+  view.state = now.problem;
+  view.reached = now.metrics.has_value();
+  if (!now.metrics) return view;
+  const Metrics& metrics = *now.metrics;
+  const auto all = [&](const char* name) { return metrics.sum(name); };
+  view.tier = metrics.label("offramp_info", "tier");
+  view.model = metrics.label("offramp_info", "model");
+  view.state = all("offramp_draining") > 0.0 ? "draining" : "up";
+  view.answers = all("offramp_answers_total");
+  view.faults = all("offramp_faults_total");
+  view.expired = all("offramp_expired_total");
+  view.malformed = all("offramp_malformed_total");
+  view.denied = all("offramp_denied_total");
+  view.queue = all("offramp_queue_depth");
+  view.in_work = all("offramp_in_work");
+  view.away = all("offramp_away");
+  view.sessions = all("offramp_sessions");
+  for (const Metrics::Sample& sample : metrics.of("offramp_answers_total")) {
+    if (sample.value == 0.0) continue;
+    view.by_exit[sample.labels.contains("exit") ? sample.labels.at("exit") : ""] += sample.value;
+    view.by_reason[sample.labels.contains("reason") ? sample.labels.at("reason") : ""] +=
+        sample.value;
+  }
+  for (const Metrics::Sample& sample : metrics.of("offramp_link_away")) {
+    if (sample.labels.contains("peer"))
+      view.links.push_back(link_of(metrics, sample.labels.at("peer")));
+  }
+
+  // A tier that has started again counts from 0.
+  const bool goes_on =
+      before.metrics && before.metrics->sum("offramp_answers_total") <= view.answers;
+  const Metrics& base = goes_on ? *before.metrics : Metrics();
+  const double seconds = std::chrono::duration<double>(now.when - before.when).count();
+  const double answered = view.answers - base.sum("offramp_answers_total");
+  if (goes_on && seconds > 0.0) view.rate = answered / seconds;
+  // In a quiet moment, what holds for all there has been.
+  const Metrics nothing;
+  const Metrics& since = answered > 0.0 ? base : nothing;
+  const auto change = [&](const std::string& name, const Metrics::Labels& labels = {}) {
+    return metrics.sum(name, labels) - since.sum(name, labels);
+  };
+  const double shown = change("offramp_answers_total");
+  if (shown > 0.0)
+    view.degraded = 1.0 - change("offramp_answers_total", {{"reason", "ok"}}) / shown;
+  const auto microseconds = [](std::optional<double> time) {
+    return time ? std::optional(*time * 1e6) : std::nullopt;
+  };
+  view.p50_us = microseconds(percentile(since, metrics, "offramp_latency_seconds", 0.5));
+  view.p99_us = microseconds(percentile(since, metrics, "offramp_latency_seconds", 0.99));
+  const double batches = change("offramp_batch_size_count");
+  if (batches > 0.0) view.batch = change("offramp_batch_size_sum") / batches;
+  return view;
+}
+
+}  // namespace offramp::cli

@@ -1,0 +1,62 @@
+#include "tools/tier_keys.h"
+
+#include <array>
+#include <optional>
+#include <string>
+#include <system_error>
+
+#include "engine/error.h"
+#include "net/message.h"
+#include "tools/key_options.h"
+#include "tools/output.h"
+
+namespace offramp::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Nobody but the owner has any business in a folder that this makes.
+void make_folder(const fs::path& folder) {
+  std::error_code error;
+  if (fs::is_directory(folder, error)) return;
+  if (!fs::create_directories(folder, error)) {
+    throw Error(ErrorKind::kCannotWrite,
+                folder.string() + ": wanted a folder, found: " + error.message());
+  }
+  fs::permissions(folder, fs::perms::owner_all, error);
+}
+
+void write_unless_there(const fs::path& path, const std::string& text) {
+  std::error_code error;
+  if (fs::exists(path, error)) return;
+  OutputFile file(path);
+  file.write(text);
+  file.close();
+}
+
+}  // namespace
+
+void make_tier_keys(const fs::path& root) {
+  std::optional<PublicKey> next;
+  for (const Tier tier : {Tier::kCloud, Tier::kEdge, Tier::kDevice}) {
+    const fs::path folder = root / tier_name(tier), own = folder / kOwnKeyFile;
+    make_folder(folder);
+    std::error_code error;
+    if (!fs::exists(own, error)) write_key_pair(own, make_key_pair(), false);
+    const PublicKey key = read_key_pair(own).own;
+    if (next) {
+      write_unless_there(folder / kNextKeyFile, next->text() + "\n");
+      const Tier after = tier == Tier::kEdge ? Tier::kCloud : Tier::kEdge;
+      write_unless_there(root / tier_name(after) / kAllowFile,
+                         std::string(tier_name(tier)) + " " + key.text() + "\n");
+    }
+    next = key;
+  }
+}
+
+LinkKeys read_link_keys(const fs::path& folder) {
+  return {.own = read_key_pair(folder / kOwnKeyFile),
+          .server = read_public_key(folder / kNextKeyFile)};
+}
+
+}  // namespace offramp::cli
