@@ -446,7 +446,9 @@ TEST_CASE("message: the bytes of tests/fixtures/wire") {
                             .max_exits = wanted["limits"]["exits"]};
   const auto messages = testing::read_wire_hex(folder / "messages.hex");
   CHECK(messages.size() == wanted["messages"].size());
-  for (const auto& [name, frames] : messages) {
+  for (const auto& entry : messages) {
+    const std::string& name = entry.first;
+    const std::vector<testing::Bytes>& frames = entry.second;
     CAPTURE(name);
     const auto decoded = testing::decode_frames(frames, limits);
     // As text, which tells -0.0 from 0.0.
