@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "engine/error.h"
@@ -63,6 +64,7 @@ struct Device::Impl {
   Reason hand_on(std::size_t index, Outcome& own, const View& carry, Clock::time_point ready);
   void await_link(Clock::time_point until);
   void make_room();
+  void await_turn(Clock::time_point turn);
   void pump(Clock::time_point until, int wakeup = -1);
   void handle(LinkEvent event, Clock::time_point now);
   void next_answered(Verdict verdict, Clock::time_point now);
@@ -95,9 +97,14 @@ struct Device::Impl {
 
 void Device::Impl::run(std::size_t count, const Source& source) {
   const std::span<float> pixels(input.data(), input.size());
+  const Clock::time_point first = Clock::now();
+  Clock::time_point turn = first;
   for (std::size_t index = 0; index < count; ++index) {
+    await_turn(turn);
     make_room();
     const Clock::time_point begin = Clock::now();
+    if (index > 0 && options.duration && begin >= first + *options.duration) break;
+    turn = begin + options.every;
     if (source(index, pixels)) classify(index, Clock::now());
     busy = Clock::now() - begin;
   }
@@ -196,6 +203,15 @@ void Device::Impl::make_room() {
   while (!away.empty() &&
          (away.size() >= window() || earliest_deadline() < Clock::now() + 2 * busy))
     pump(earliest_deadline());
+}
+
+void Device::Impl::await_turn(Clock::time_point turn) {
+  while (Clock::now() < turn) {
+    if (next)
+      pump(turn);
+    else
+      std::this_thread::sleep_until(turn);
+  }
 }
 
 Clock::time_point Device::Impl::earliest_deadline() const {

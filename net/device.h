@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,7 +25,11 @@ struct DeviceOptions {
   /// pictures that need it are answered at once. So the order in which tiers are started does not
   /// matter.
   std::chrono::milliseconds connect_grace{500};
-  int window = 8;         ///< pictures away at once
+  int window = 8;  ///< pictures away at once
+  /// From the beginning of one picture to that of the next, at least, as a camera takes them.
+  std::chrono::microseconds every{0};
+  /// Since the first picture; then none is begun any more. None: all pictures are.
+  std::optional<std::chrono::microseconds> duration{};
   TensorFormat format{};  ///< of what is handed on
 };
 
@@ -67,9 +72,10 @@ class Device {
          std::unique_ptr<Channel> next, Log log);
   ~Device();
 
-  /// Classifies pictures 0..count-1. Calls `source` and `sink` from the calling thread. Throws
-  /// Error{kBadModel} when the next tier runs another model, naming both; and what `source` throws.
-  /// After a throw, pictures without an outcome have none.
+  /// Classifies pictures 0..count-1, or those of them that `duration` has time for. Calls `source`
+  /// and `sink` from the calling thread. Throws Error{kBadModel} when the next tier runs another
+  /// model, naming both; and what `source` throws. After a throw, pictures without an outcome have
+  /// none.
   void run(std::size_t count, const Source& source, const Sink& sink);
 
   /// Classifies what `feed` has until it ends, and returns when all of it has its outcome. For

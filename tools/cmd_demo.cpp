@@ -192,7 +192,8 @@ class Demo : public ConfigurableCommand {
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());
-    const Outcomes outcomes = run_device(
+    RunSummary summary(setup);
+    run_device(
         setup, gallery.names.size(),
         [&](std::size_t index, std::span<float> input) {
           stop.check();
@@ -201,8 +202,9 @@ class Demo : public ConfigurableCommand {
         },
         [&](std::size_t index, const Outcome& outcome) {
           print(table.line(gallery.names[index], outcome));
+          summary.add(outcome,
+                      gallery.labels.empty() ? std::nullopt : std::optional(gallery.labels[index]));
         });
-    const RunSummary summary(setup, outcomes, gallery.labels);
     print("\n" + summary.text());
     tiers.stop();
     const auto complaint = summary.complaint();

@@ -30,6 +30,10 @@ namespace offramp::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// Measured with the default model's last stage and 64 requests under way: what eight together cost
+// the loop and the links is a quarter less than one by one; 16 and 32 save nothing more, and each
+// answer waits for its whole batch. An edge has few requests at once, and answers them sooner.
 constexpr int kEdgeBatch = 1, kCloudBatch = 8;
 constexpr std::chrono::milliseconds kLongestBatchDelay{2};
 
