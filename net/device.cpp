@@ -59,12 +59,13 @@ struct Device::Impl {
   }
 
   void run(std::size_t count, const Source& source);
-  void classify(std::size_t index);
+  void serve(Feed& feed);
+  void classify(std::size_t index, Clock::time_point ready);
   Reason hand_on(std::size_t index, Outcome& own, const View& carry, Clock::time_point ready);
   void await_link(Clock::time_point until);
   void make_room();
   void await_turn(Clock::time_point turn);
-  void pump(Clock::time_point until);
+  void pump(Clock::time_point until, int wakeup = -1);
   void handle(LinkEvent event, Clock::time_point now);
   void next_answered(Verdict verdict, Clock::time_point now);
   void settle(std::map<RequestId, Away>::iterator request, Reason reason, Clock::time_point now);
@@ -104,21 +105,45 @@ void Device::Impl::run(std::size_t count, const Source& source) {
     const Clock::time_point begin = Clock::now();
     if (index > 0 && options.duration && begin >= first + *options.duration) break;
     turn = begin + options.every;
-    if (source(index, pixels)) classify(index);
+    if (source(index, pixels)) classify(index, Clock::now());
     busy = Clock::now() - begin;
   }
   while (!away.empty()) pump(earliest_deadline());
 }
 
-void Device::Impl::classify(std::size_t index) {
-  const Clock::time_point ready = Clock::now();
+void Device::Impl::serve(Feed& feed) {
+  const std::span<float> pixels(input.data(), input.size());
+  while (true) {
+    make_room();
+    const Clock::time_point begin = Clock::now();
+    std::size_t index = 0;
+    Clock::time_point ready;
+    switch (feed.next(pixels, index, ready)) {
+      case Feed::Next::kPicture:
+        classify(index, ready);
+        busy = Clock::now() - begin;
+        break;
+      case Feed::Next::kNothingYet:
+        pump(earliest_deadline(), feed.readable_fd());
+        break;
+      case Feed::Next::kEnd:
+        while (!away.empty()) pump(earliest_deadline());
+        return;
+    }
+  }
+}
+
+void Device::Impl::classify(std::size_t index, Clock::time_point ready) {
+  const Clock::time_point begin = Clock::now();
   const Stage& stage = stages[0];
   const View picture{.data = input.data(), .batch = 1, .shape = stage.plan().input_shape()};
   const Stage::Outcome outcome = stage.step(picture, memory);
   Outcome own;
   own.decision = outcome.decisions[0];
   own.probabilities.assign(outcome.probabilities.begin(), outcome.probabilities.end());
-  own.hops.push_back(Hop{.tier = Tier::kDevice, .compute_us = elapsed_us(ready, Clock::now())});
+  own.hops.push_back(Hop{.tier = Tier::kDevice,
+                         .queue_us = elapsed_us(ready, begin),
+                         .compute_us = elapsed_us(begin, Clock::now())});
   if (!stage.answers(own.decision)) {
     own.degraded = hand_on(index, own, outcome.carry, ready);
     if (own.degraded == Reason::kNone) return;
@@ -196,14 +221,17 @@ Clock::time_point Device::Impl::earliest_deadline() const {
   return earliest;
 }
 
-// Waits for the next event, at most until `until`, and handles all there are.
-void Device::Impl::pump(Clock::time_point until) {
-  if (!next) return;
+// Waits for the next event, or until `wakeup` is readable, at most until `until`, and handles all
+// events there are.
+void Device::Impl::pump(Clock::time_point until, int wakeup) {
+  if (!next && wakeup < 0) return;
   if (until > Clock::now()) {
     std::vector<Waitable> items;
-    next->waitables(items);
-    wait_readable(items, std::min({until, next->due(), earliest_deadline()}));
+    if (wakeup >= 0) items.push_back({.fd = wakeup});
+    if (next) next->waitables(items);
+    wait_readable(items, next ? std::min({until, next->due(), earliest_deadline()}) : until);
   }
+  if (!next) return;
   const Clock::time_point now = Clock::now();
   std::vector<LinkEvent> events;
   next->service(now, events);
@@ -283,6 +311,16 @@ void Device::run(std::size_t count, const Source& source, const Sink& sink) {
   impl_->sink = &sink;
   try {
     impl_->run(count, source);
+  } catch (...) {
+    impl_->away.clear();
+    throw;
+  }
+}
+
+void Device::serve(Feed& feed, const Sink& sink) {
+  impl_->sink = &sink;
+  try {
+    impl_->serve(feed);
   } catch (...) {
     impl_->away.clear();
     throw;

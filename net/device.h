@@ -46,6 +46,19 @@ struct Outcome {
   std::uint64_t bytes_sent() const;  ///< on all links
 };
 
+/// Pictures that come by and by. next() is called by the thread that serves.
+class Feed {
+ public:
+  virtual ~Feed() = default;
+
+  enum class Next { kPicture, kNothingYet, kEnd };
+  /// With kPicture: writes it to `input`, float[height, width, channels], the number that its
+  /// outcome is to have to `index`, and since when its deadline runs to `ready`.
+  virtual Next next(std::span<float> input, std::size_t& index, Clock::time_point& ready) = 0;
+  /// Readable after kNothingYet once there may be something.
+  virtual int readable_fd() const = 0;
+};
+
 class Device {
  public:
   /// Writes picture `index`, float[height, width, channels], to `input`. False: there is no such
@@ -64,6 +77,10 @@ class Device {
   /// model, naming both; and what `source` throws. After a throw, pictures without an outcome have
   /// none.
   void run(std::size_t count, const Source& source, const Sink& sink);
+
+  /// Classifies what `feed` has until it ends, and returns when all of it has its outcome. For
+  /// pictures that come by and by, from other threads; otherwise as run().
+  void serve(Feed& feed, const Sink& sink);
 
   /// Answers of the next tier that came too late, or twice, and were dropped.
   std::uint64_t late_answers() const;

@@ -21,8 +21,8 @@ packages=(
 for argument in "$@"; do
   case "$argument" in
     --tests)
-      packages+=(ca-certificates curl python3 python3-matplotlib python3-numpy python3-pil
-                 python3-torch python3-torchvision) ;;
+      packages+=(ca-certificates curl python3 python3-lz4 python3-matplotlib python3-numpy python3-pil
+                 python3-torch python3-torchvision python3-xxhash python3-zmq) ;;
     --checks) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
     --faults) packages+=(faketime iproute2 iptables) ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
