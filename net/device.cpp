@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "engine/error.h"
@@ -59,12 +60,18 @@ struct Device::Impl {
   }
 
   void run(std::size_t count, const Source& source);
-  void classify(std::size_t index);
+  void serve(Feed& feed);
+  void classify(std::size_t index, Clock::time_point ready);
   Reason hand_on(std::size_t index, Verdict& own, const View& carry, Clock::time_point ready);
   void await_link(Clock::time_point until);
   void make_room();
-  void pump(Clock::time_point until);
+  void await_turn(Clock::time_point turn);
+  void pump(Clock::time_point until, int wakeup = -1);
   void give(std::size_t index, Outcome outcome, Clock::time_point ready);
+  void forget_all() {
+    std::vector<Settled> nobodys;
+    upstream.give_up(Reason::kLate, Clock::now(), nobodys);
+  }
   void say(LogLevel level, const std::string& line) const {
     if (log) log(level, line);
   }
@@ -85,23 +92,52 @@ struct Device::Impl {
 
 void Device::Impl::run(std::size_t count, const Source& source) {
   const std::span<float> pixels(input.data(), input.size());
+  const Clock::time_point first = Clock::now();
+  Clock::time_point turn = first;
   for (std::size_t index = 0; index < count; ++index) {
+    await_turn(turn);
     make_room();
     const Clock::time_point begin = Clock::now();
-    if (source(index, pixels)) classify(index);
+    if (index > 0 && options.duration && begin >= first + *options.duration) break;
+    turn = begin + options.every;
+    if (source(index, pixels)) classify(index, Clock::now());
     busy = Clock::now() - begin;
   }
   while (upstream.away() > 0) pump(upstream.earliest_deadline());
 }
 
-void Device::Impl::classify(std::size_t index) {
-  const Clock::time_point ready = Clock::now();
+void Device::Impl::serve(Feed& feed) {
+  const std::span<float> pixels(input.data(), input.size());
+  while (true) {
+    make_room();
+    const Clock::time_point begin = Clock::now();
+    std::size_t index = 0;
+    Clock::time_point ready;
+    switch (feed.next(pixels, index, ready)) {
+      case Feed::Next::kPicture:
+        classify(index, ready);
+        busy = Clock::now() - begin;
+        break;
+      case Feed::Next::kNothingYet:
+        pump(upstream.earliest_deadline(), feed.readable_fd());
+        break;
+      case Feed::Next::kEnd:
+        while (upstream.away() > 0) pump(upstream.earliest_deadline());
+        return;
+    }
+  }
+}
+
+void Device::Impl::classify(std::size_t index, Clock::time_point ready) {
+  const Clock::time_point begin = Clock::now();
   const Stage& stage = stages[0];
   const View picture{.data = input.data(), .batch = 1, .shape = stage.plan().input_shape()};
   const Stage::Outcome outcome = stage.step(picture, memory);
   Verdict own{.decision = outcome.decisions[0],
               .tier = Tier::kDevice,
-              .hops = {Hop{.tier = Tier::kDevice, .compute_us = elapsed_us(ready, Clock::now())}},
+              .hops = {Hop{.tier = Tier::kDevice,
+                           .queue_us = elapsed_us(ready, begin),
+                           .compute_us = elapsed_us(begin, Clock::now())}},
               .probabilities = {outcome.probabilities.begin(), outcome.probabilities.end()}};
   const bool sure = stage.answers(own.decision);
   const bool local = !sure && options.policy == Policy::kLocalOnly;
@@ -151,14 +187,26 @@ void Device::Impl::make_room() {
     pump(upstream.earliest_deadline());
 }
 
-// Waits for the next event, at most until `until`, and handles all there are.
-void Device::Impl::pump(Clock::time_point until) {
-  if (upstream.none()) return;
+void Device::Impl::await_turn(Clock::time_point turn) {
+  while (Clock::now() < turn) {
+    if (upstream.none())
+      std::this_thread::sleep_until(turn);
+    else
+      pump(turn);
+  }
+}
+
+// Waits for the next event, or until `wakeup` is readable, at most until `until`, and handles all
+// events there are.
+void Device::Impl::pump(Clock::time_point until, int wakeup) {
+  if (upstream.none() && wakeup < 0) return;
   if (until > Clock::now()) {
     std::vector<Waitable> items;
+    if (wakeup >= 0) items.push_back({.fd = wakeup});
     upstream.waitables(items);
     wait_readable(items, std::min(until, upstream.due()));
   }
+  if (upstream.none()) return;
   const Clock::time_point now = Clock::now();
   std::vector<Settled> settled;
   upstream.service(now, settled);
@@ -195,8 +243,17 @@ void Device::run(std::size_t count, const Source& source, const Sink& sink) {
   try {
     impl_->run(count, source);
   } catch (...) {
-    std::vector<Settled> nobodys;
-    impl_->upstream.give_up(Reason::kLate, Clock::now(), nobodys);
+    impl_->forget_all();
+    throw;
+  }
+}
+
+void Device::serve(Feed& feed, const Sink& sink) {
+  impl_->sink = &sink;
+  try {
+    impl_->serve(feed);
+  } catch (...) {
+    impl_->forget_all();
     throw;
   }
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,6 +29,10 @@ struct DeviceOptions {
   std::chrono::milliseconds connect_grace{500};
   int window = 8;  ///< pictures away at once
   Policy policy = Policy::kBalanced;
+  /// From the beginning of one picture to that of the next, at least, as a camera takes them.
+  std::chrono::microseconds every{0};
+  /// Since the first picture; then none is begun any more. None: all pictures are.
+  std::optional<std::chrono::microseconds> duration{};
   TensorFormat format{};  ///< of what is handed on
 };
 
@@ -48,6 +53,19 @@ struct Outcome {
   std::uint64_t bytes_sent() const;  ///< on all links
 };
 
+/// Pictures that come by and by. next() is called by the thread that serves.
+class Feed {
+ public:
+  virtual ~Feed() = default;
+
+  enum class Next { kPicture, kNothingYet, kEnd };
+  /// With kPicture: writes it to `input`, float[height, width, channels], the number that its
+  /// outcome is to have to `index`, and since when its deadline runs to `ready`.
+  virtual Next next(std::span<float> input, std::size_t& index, Clock::time_point& ready) = 0;
+  /// Readable after kNothingYet once there may be something.
+  virtual int readable_fd() const = 0;
+};
+
 class Device {
  public:
   /// Writes picture `index`, float[height, width, channels], to `input`. False: there is no such
@@ -62,11 +80,15 @@ class Device {
          NextNodes next, Log log);
   ~Device();
 
-  /// Classifies pictures 0..count-1. Calls `source` and `sink` from the calling thread. Throws
-  /// Error{kBadModel} when all nodes of the next tier run another model, naming both; and what
-  /// `source` throws.
-  /// After a throw, pictures without an outcome have none.
+  /// Classifies pictures 0..count-1, or those of them that `duration` has time for. Calls `source`
+  /// and `sink` from the calling thread. Throws Error{kBadModel} when all nodes of the next
+  /// tier run another model, naming both; and what `source` throws. After a throw, pictures without
+  /// an outcome have none.
   void run(std::size_t count, const Source& source, const Sink& sink);
+
+  /// Classifies what `feed` has until it ends, and returns when all of it has its outcome. For
+  /// pictures that come by and by, from other threads; otherwise as run().
+  void serve(Feed& feed, const Sink& sink);
 
   /// Answers of the next tier that came too late, or twice, and were dropped.
   std::uint64_t late_answers() const;

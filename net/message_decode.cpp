@@ -209,12 +209,12 @@ Decoded decode_control(const Fixed& f, Items& items) {
     case Type::kHello:
     case Type::kWelcome: {
       const std::optional<Shape> shape = get_shape(f);
-      if (!shape || f.dtype != static_cast<std::uint8_t>(DType::kF32) || !is_tier(f.tier))
-        return Malformed::kField;
+      if (!shape || f.dtype != static_cast<std::uint8_t>(DType::kF32)) return Malformed::kField;
       const std::uint64_t session = first_half(f.request);
       if (static_cast<Type>(f.type) == Type::kHello)
         return Hello{
             .session = session, .model = f.model, .cut = f.cut, .shape = *shape, .minor = f.minor};
+      if (!is_tier(f.tier)) return Malformed::kField;
       return Welcome{.session = session,
                      .model = f.model,
                      .cut = f.cut,
@@ -273,8 +273,9 @@ std::variant<Message, Malformed> decode(std::span<const std::uint8_t> header,
   Items items;
   if (const auto bad = read_items(in, limits, items)) return *bad;
   if (static_cast<Type>(f.type) == Type::kInfer) return decode_infer(f, payload, limits);
-  if (!payload.empty()) return Malformed::kPayload;
-  return decode_control(f, items);
+  Decoded control = decode_control(f, items);
+  if (!payload.empty() && std::holds_alternative<Message>(control)) return Malformed::kPayload;
+  return control;
 }
 
 }  // namespace offramp

@@ -24,8 +24,8 @@ std::uint32_t mask_less(std::int32_t a, std::int32_t b) {
 }
 
 // x[rows, columns] is worked on in blocks of lanes, several rows side by side where they are short:
-// with one column for the whole tensor, a block is simply the next 256 elements.
-constexpr std::size_t kLanes = 256;
+// with one column for the whole tensor, a row is simply the next 64 elements.
+constexpr std::size_t kLanes = 64;
 template <class T>
 using Lanes = std::array<T, kLanes>;
 

@@ -15,7 +15,7 @@ struct Waitable {
   int fd = -1;
 };
 
-/// Waits until one of `items` is readable or `until` has come, in steps of a millisecond.
+/// Waits until one of `items` is readable or `until` has come, a minute at most.
 void wait_readable(const std::vector<Waitable>& items, Clock::time_point until);
 
 /// Wakes a loop from another thread or a signal handler.

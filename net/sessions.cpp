@@ -6,7 +6,6 @@ namespace offramp {
 namespace {
 
 constexpr std::size_t kMaxSessions = 10000;
-constexpr std::size_t kMaxOfOneKey = 64;
 constexpr std::chrono::minutes kExpiry{5};
 constexpr std::chrono::seconds kExpiryInterval{10};
 
@@ -23,7 +22,7 @@ Session* Sessions::heard(const Peer& peer, Clock::time_point now) {
 
 Session& Sessions::open(const Peer& peer, Clock::time_point now) {
   OfKey& of_key = by_key_[peer.key];
-  if (!peer.key.empty() && of_key.size() >= kMaxOfOneKey && !of_key.contains(peer)) {
+  if (!peer.key.empty() && of_key.size() >= kMaxSessionsOfOneKey && !of_key.contains(peer)) {
     of_key.erase(std::ranges::min_element(
         of_key, {}, [](const auto& session) { return session.second.heard; }));
     --count_;
@@ -44,7 +43,7 @@ bool Sessions::has_room_for(const Peer& peer) const {
   if (count_ < kMaxSessions) return true;
   const auto of_key = by_key_.find(peer.key);
   if (of_key == by_key_.end()) return false;
-  const bool replaces = !peer.key.empty() && of_key->second.size() >= kMaxOfOneKey;
+  const bool replaces = !peer.key.empty() && of_key->second.size() >= kMaxSessionsOfOneKey;
   return replaces || of_key->second.contains(peer);
 }
 

@@ -21,6 +21,8 @@ struct Session {
   Clock::time_point last_request{};
 };
 
+inline constexpr std::size_t kMaxSessionsOfOneKey = 64;
+
 /// Bounded in number and in time: a peer that is silent for five minutes is forgotten, and told
 /// NO_SESSION when it comes back. So is of more than 64 peers with one key the one that has been
 /// silent for longest, lest one key keep all others out.

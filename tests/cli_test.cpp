@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -49,6 +50,18 @@ class Bench {
   std::vector<std::string> pictures;
 };
 
+/// Of a line of CSV without quotes.
+std::vector<std::string> cells_of(const std::string& line) {
+  std::vector<std::string> cells(1);
+  for (const char c : line) {
+    if (c == ',')
+      cells.emplace_back();
+    else
+      cells.back().push_back(c);
+  }
+  return cells;
+}
+
 // ---- help ----
 
 TEST_CASE("help and version go to stdout and are a success") {
@@ -57,7 +70,7 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
   for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo",
-                           "keygen", "top", "config"}) {
+                           "load", "keygen", "top", "config"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);
@@ -601,6 +614,81 @@ TEST_CASE("run answers pictures in their order and skips bad ones") {
     CHECK((answer.at("sent_bytes") == 0) == (answer.at("tier") == "device"));
   }
   CHECK(edge.stop(SIGINT).code == 0);
+}
+
+TEST_CASE("run --duration goes through the data again and again, --history tells of each picture") {
+  const Bench bench;
+  RunningNode edge(bench.folder, bench.model, "edge", {"--thresholds", "0.9"});
+  const Finished run = offramp({"run",         "-m",
+                                bench.model,   "--next",
+                                edge.address,  "--data",
+                                bench.data,    "--thresholds",
+                                "0.9",         "--deadline",
+                                "20s",         "--json",
+                                "--duration",  "1s",
+                                "--every",     "5ms",
+                                "--history",   bench.path("history.csv"),
+                                "--decisions", bench.path("run.csv")});
+  CAPTURE(run.err);
+  CHECK(run.code == 0);
+  const auto count = Json::parse(run.out).at("pictures").get<std::size_t>();
+  CHECK(count > bench.pictures.size());
+  CHECK(count <= 201);  // one at the start and one every 5 ms
+
+  const Finished eval = offramp({"eval", "-m", bench.model, "--data", bench.data, "--thresholds",
+                                 "0.9", "--json", "--decisions", bench.path("eval.csv")});
+  CHECK(eval.code == 0);
+  const std::vector<std::string> once = lines(text_of(bench.path("eval.csv")));
+  const std::vector<std::string> often = lines(text_of(bench.path("run.csv")));
+  CHECK(often.size() == count + 1);
+
+  const std::vector<std::string> history = lines(text_of(bench.path("history.csv")));
+  CHECK(history.at(0) ==
+        "time_us,event,id,picture,tier,exit,label,probability,entropy,status,total_us");
+  CHECK(history.size() == 2 * count + 1);
+  std::map<std::size_t, std::int64_t> begun, answered;
+  for (std::size_t i = 1; i < history.size(); ++i) {
+    CAPTURE(history[i]);
+    const std::vector<std::string> cells = cells_of(history[i]);
+    REQUIRE(cells.size() == 11);
+    const std::size_t id = std::stoul(cells[2]), picture = std::stoul(cells[3]);
+    CHECK(picture == id % bench.pictures.size());
+    auto& times = cells[1] == "begun" ? begun : answered;
+    CHECK(times.emplace(id, std::stoll(cells[0])).second);
+    if (cells[1] == "begun") continue;
+    CHECK(cells[1] == "answered");
+    CHECK(cells[4] == (cells[5] == "0" ? "device" : "edge"));
+    CHECK(cells[9] == "ok");
+    const std::string decision =
+        cells[6] + "," + cells[5] + "," + cells[7] + "," + cells[8] + "," + cells[9];
+    CHECK(once.at(picture + 1) == std::to_string(picture) + "," + decision);
+    CHECK(often.at(id + 1) == std::to_string(id) + "," + decision);
+    REQUIRE(begun.contains(id));
+    // The row is written once the total has been taken.
+    CHECK(answered.at(id) - begun.at(id) + 1 >= std::stoll(cells[10]));
+  }
+  CHECK(begun.size() == count);
+  CHECK(answered.size() == count);
+}
+
+TEST_CASE("run --duration complains of a bad picture once, and begins at least one") {
+  const Bench bench;
+  RunningNode edge(bench.folder, bench.model, "edge");
+  const auto run = [&](const std::string& duration) {
+    return offramp({"run", "-m", bench.model, "--next", edge.address, "--deadline", "20s", "--json",
+                    "--duration", duration, "--every", "2ms", bench.pictures[0],
+                    bench.path("absent.png")});
+  };
+  const Finished often = run("300ms");
+  CHECK(often.code == kMissing);
+  CHECK(lines(often.err).size() == 1);
+  CHECK(lines(often.out).size() > 1);
+  for (const std::string& line : lines(often.out))
+    CHECK(Json::parse(line).at("picture") == bench.pictures[0]);
+
+  const Finished once = run("1us");
+  CHECK(once.code == 0);
+  CHECK(lines(once.out).size() == 1);
 }
 
 TEST_CASE("without the next tier the device answers, degraded, and says so with 69") {

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -196,9 +197,10 @@ TEST_CASE("what a file names is looked for, and the file is named when it is not
 TEST_CASE("what is wrong with the environment is said with the variable's name") {
   const Bench bench;
   const auto node = [&](const std::string& name, const std::string& value) {
-    return offramp(
-        {"node", "--model", bench.model},
-        {{"OFFRAMP_NODE_TIER", "edge"}, {"OFFRAMP_NODE_LISTEN", "127.0.0.1:0"}, {name, value}});
+    std::map<std::string, std::string> environment = {{"OFFRAMP_NODE_TIER", "edge"},
+                                                      {"OFFRAMP_NODE_LISTEN", "127.0.0.1:0"}};
+    environment[name] = value;
+    return offramp({"node", "--model", bench.model}, environment);
   };
   check_refusal(node("OFFRAMP_NODE_TIER", "moon"), kUsage, "OFFRAMP_NODE_TIER: wanted");
   check_refusal(node("OFFRAMP_NODE_LISTEN", "here"), kUsage, "OFFRAMP_NODE_LISTEN: wanted");

@@ -227,24 +227,6 @@ Bytes curve_hello(const Bytes& key) {
   return bytes;
 }
 
-Hello hello_of(const SmallCascade& cascade) {
-  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
-  return {.session = 1, .model = identity.model, .cut = 1, .shape = identity.shape};
-}
-
-Handoff handoff_of(const SmallCascade& cascade) {
-  const LinkIdentity identity = link_identity(cascade.stages(), cascade.id(), 1);
-  const std::vector<float> values(identity.shape.elements(), 1.0f);
-  return {
-      .request = make_request_id(1, 1),
-      .model = identity.model,
-      .cut = 1,
-      .attempt = 0,
-      .hop = 0,
-      .budget_us = 15'000'000,
-      .tensor = encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape}, {})};
-}
-
 // Someone who is not to get in, and how it is told.
 struct Intruder {
   std::optional<LinkKeys> keys;
@@ -429,7 +411,7 @@ TEST_CASE("gate: an answer is not sent to a key that has lost its place meanwhil
   Knocker device(node.endpoint(), ring.device_keys());
   device.send(hello_of(cascade));
   REQUIRE(device.receives(std::chrono::seconds(20)));  // WELCOME
-  device.send(handoff_of(cascade));
+  device.send(handoff_of(cascade, 1));
   REQUIRE(eventually([&] { return node.counters().requests == 1; }));
   bool stays = false;
   SUBCASE("its place is lost") { node.allow({}); }
@@ -458,7 +440,7 @@ TEST_CASE("gate: nobody takes the place of another by choosing its routing id") 
   {
     Knocker first(node.endpoint(), ring.device_keys(), "camera");
     first.send(hello_of(cascade));
-    first.send(handoff_of(cascade));
+    first.send(handoff_of(cascade, 1));
     CHECK_FALSE(first.receives(milliseconds(300)));
     CHECK(denied(node, Denial::kRoutingId) >= 2);
   }

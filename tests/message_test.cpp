@@ -6,10 +6,13 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include "net/tensor_codec.h"
 #include "tests/test_files.h"
+#include "tests/test_wire.h"
 
 namespace offramp {
 namespace {
@@ -428,6 +431,34 @@ TEST_CASE("message: a fault's text is bounded and printable") {
   CHECK(through_the_wire(fault).text == std::string(kMaxTextBytes, 'x'));
   fault.text = "a\nb\x1b[31m";
   CHECK(through_the_wire(fault).text == "a?b?[31m");
+}
+
+// The bytes are written down once; tests/wire_decode_test.py reads them with a second
+// implementation.
+TEST_CASE("message: the bytes of tests/fixtures/wire") {
+  const std::filesystem::path folder =
+      std::filesystem::path(OFFRAMP_SOURCE_DIR) / "tests" / "fixtures" / "wire";
+  const testing::Bytes text = testing::read_file(folder / "messages.json");
+  const nlohmann::json wanted = nlohmann::json::parse(text.begin(), text.end());
+  const auto not_written_so = wanted["not_written_so"].get<std::set<std::string>>();
+  const DecodeLimits limits{.max_payload_bytes = wanted["limits"]["payload"],
+                            .max_classes = wanted["limits"]["classes"],
+                            .max_exits = wanted["limits"]["exits"]};
+  const auto messages = testing::read_wire_hex(folder / "messages.hex");
+  CHECK(messages.size() == wanted["messages"].size());
+  for (const auto& entry : messages) {
+    const std::string& name = entry.first;
+    const std::vector<testing::Bytes>& frames = entry.second;
+    CAPTURE(name);
+    const auto decoded = testing::decode_frames(frames, limits);
+    // As text, which tells -0.0 from 0.0.
+    CHECK(testing::wire_json(decoded).dump() == wanted["messages"][name].dump());
+    if (const auto* message = std::get_if<Message>(&decoded)) {
+      const Frames written = encode(*message);
+      CHECK((written.header == frames[0] && written.payload == frames[1]) !=
+            not_written_so.contains(name));
+    }
+  }
 }
 
 }  // namespace offramp

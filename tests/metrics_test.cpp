@@ -301,7 +301,7 @@ TEST_CASE("a log in JSON is one object a line") {
   check_untouched(bench.run(edge.address, 3), 3);
   const Finished finished = edge.stop();
   const std::vector<std::string> all = lines(finished.err);
-  REQUIRE(all.size() >= 3);
+  REQUIRE(all.size() >= 2);
   const std::regex time(R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)");
   for (const std::string& line : all) {
     CAPTURE(line);
@@ -314,7 +314,6 @@ TEST_CASE("a log in JSON is one object a line") {
   CHECK(first.at("level") == "info");
   CHECK(first.at("endpoint") == edge.address);
   CHECK(first.at("model") == "small");
-  CHECK(Json::parse(all[1]).at("level") == "warning");  // there is no --next
   const Json last = Json::parse(all.back());
   CHECK(last.at("requests") == 3);
   CHECK(last.at("answers") == 3);
@@ -372,11 +371,11 @@ TEST_CASE("a log that nobody reads costs no answer, and says later how much is m
   REQUIRE(comes_true([&] { return fs::exists(port_file); }));
   const std::string address = lines(text_of(port_file)).at(0);
   {
-    // More lines than a pipe takes.
-    offramp::test::RawClient nonsense(address);
-    for (int i = 0; i < 3000; ++i) {
-      const Bytes part = {1, 2, 3};
-      nonsense.send({part, part});
+    // More lines than a pipe takes: each greeting for another model is one.
+    offramp::test::RawClient stranger(address);
+    for (int i = 0; i < 900; ++i)
+      stranger.send(Hello{.session = 1, .model = {}, .cut = 1, .shape = {}});
+    while (stranger.receive(milliseconds(500))) {
     }
     check_untouched(bench.run(address, 20, {"--insecure"}), 20);
   }
@@ -410,7 +409,7 @@ TEST_CASE("a port file on a full disk does not keep a node from serving") {
                "--keys", key_folder("edge"), "--port-file", (disk / "addr").string()});
   arguments.insert(arguments.begin(), wrap.begin(), wrap.end());
   Process node(std::move(arguments));
-  REQUIRE(node.wait_for("no --next", seconds(20)));
+  REQUIRE(node.wait_for("listening on tcp://", seconds(20)));
   node.signal(SIGTERM);
   const Finished finished = node.finish();
   CAPTURE(finished.err);

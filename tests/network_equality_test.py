@@ -12,16 +12,16 @@ holds among tiers that compute with the same instructions.
 
 import collections
 import csv
-import math
 import os
 import pathlib
-import random
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
 import unittest.mock
+
+from scene import draw_data_set, make_keys
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 BINARY = os.environ.get("OFFRAMP_BINARY", str(SOURCE / "build" / "release" / "offramp"))
@@ -32,54 +32,7 @@ CODECS_THRESHOLD, CODECS_LIMIT = "0.1", "1000"
 BATCHES, BATCHES_LIMIT = ("8", "32"), "3000"
 EXITS = 3
 DRAWN = 500
-SIDE = 32
 START_SECONDS = 60
-
-
-def drawn_picture(rng):
-    """A gradient with blobs and noise, as CIFAR-10 stores it: three planes of 32 rows."""
-    angle, noise = rng.uniform(0, 2 * math.pi), rng.choice((0, 4, 12, 40))
-    dark, bright = [[rng.uniform(0, 255) for _ in range(3)] for _ in range(2)]
-    blobs = [
-        (
-            rng.uniform(0, SIDE),
-            rng.uniform(0, SIDE),
-            rng.uniform(2, 10),
-            [rng.uniform(-160, 160) for _ in range(3)],
-        )
-        for _ in range(rng.randrange(6))
-    ]
-    planes = bytearray()
-    for channel in range(3):
-        for y in range(SIDE):
-            for x in range(SIDE):
-                along = 0.5 + ((x - 16) * math.cos(angle) + (y - 16) * math.sin(angle)) / 46
-                value = dark[channel] + (bright[channel] - dark[channel]) * along
-                for cx, cy, radius, colour in blobs:
-                    distance = ((x - cx) ** 2 + (y - cy) ** 2) / radius**2
-                    if distance < 4:
-                        value += colour[channel] * math.exp(-distance)
-                value += noise * rng.uniform(-1, 1)
-                planes.append(min(255, max(0, round(value))))
-    return bytes(planes)
-
-
-def draw_data_set(folder):
-    rng = random.Random(20)
-    records = (bytes([i % 10]) + drawn_picture(rng) for i in range(DRAWN))
-    (folder / "test_batch.bin").write_bytes(b"".join(records))
-
-
-def make_keys(folder):
-    """A folder of keys for each tier, as --keys wants them."""
-    public = {}
-    for tier in ("device", "edge", "cloud"):
-        (folder / tier).mkdir()
-        keygen = [BINARY, "keygen", folder / tier / "self.key"]
-        public[tier] = subprocess.run(keygen, check=True, capture_output=True, text=True).stdout
-    for tier, following in (("device", "edge"), ("edge", "cloud")):
-        (folder / tier / "next.pub").write_text(public[following])
-        (folder / following / "allow").write_text(f"{tier} {public[tier]}")
 
 
 class Node:
@@ -91,6 +44,8 @@ class Node:
         command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
         command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
         command += ["--keys", folder / "keys" / tier, "--batch", batch]
+        if batch != "1":
+            command += ["--batch-delay", "2ms"]
         if following:
             command += ["--next", following.address, *codec]
         self.tier = tier
@@ -123,11 +78,11 @@ class NetworkEquality(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         (self.folder / "keys").mkdir()
-        make_keys(self.folder / "keys")
+        make_keys(BINARY, self.folder / "keys")
         data = os.environ.get("OFFRAMP_DATA")
         self.options = ["--model", MODEL, "--data", data or self.folder]
         if not data:
-            draw_data_set(self.folder)
+            draw_data_set(self.folder, DRAWN)
         elif os.environ.get("OFFRAMP_DATA_LIMIT"):
             self.options += ["--limit", os.environ["OFFRAMP_DATA_LIMIT"]]
 

@@ -178,7 +178,8 @@ TEST_CASE("overload: a request that is taken back while the next tier has it is 
   CHECK(verdict->request == make_request_id(1, 2));
 }
 
-TEST_CASE("overload: what could not be answered in time is refused at once, and told when to return") {
+TEST_CASE(
+    "overload: what could not be answered in time is refused at once, and told when to return") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   NodeOptions options = whole_rest();
   std::atomic<bool> hold{false}, taken{false};
@@ -307,14 +308,15 @@ TEST_CASE("overload: asked for three times what it can do, a node does what it c
     std::this_thread::sleep_until(begin + (round + 1) * kInterval);
   }
   const Clock::duration busy = Clock::now() - begin;
-  listen(milliseconds(200));
+  const auto all_answered = [&] { return good + late + refused == kClients * kRounds; };
+  for (int i = 0; i < 20 && !all_answered(); ++i) listen(milliseconds(200));
   const double share = static_cast<double>(worked) / static_cast<double>(busy.count());
   MESSAGE(good, " in time, ", late, " late, ", refused, " refused; at work for ", share);
   CHECK(share >= 0.7);
   CHECK(late <= good / 5);
   CHECK(refused > good / 2);
   CHECK(retry_later > refused / 2);
-  CHECK(good + late + refused == kClients * kRounds);
+  CHECK(all_answered());
 }
 
 TEST_CASE("overload: stopping a crowded node in the middle of its batches loses nothing") {

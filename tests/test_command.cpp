@@ -53,7 +53,7 @@ std::string tier_of(const std::vector<std::string>& arguments) {
   if (arguments.empty() || names(arguments, "--keys") || names(arguments, "--insecure") ||
       names(arguments, "--help"))
     return "";
-  if (arguments[0] == "run") return "device";
+  if (arguments[0] == "run" || arguments[0] == "load") return "device";
   if (arguments[0] != "node") return "";
   return std::ranges::find(arguments, "cloud") != arguments.end() ? "cloud" : "edge";
 }

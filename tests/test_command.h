@@ -20,8 +20,8 @@ inline constexpr int kUsage = 64, kBadData = 65, kMissing = 66, kUnavailable = 6
 /// Folders of keys for --keys, one for each of device, edge and cloud, that fit together.
 std::string key_folder(const std::string& tier);
 
-/// The arguments with the program before them. `run` and `node` get the keys of their tier unless
-/// they name some themselves or say --insecure.
+/// The arguments with the program before them. `run`, `load` and `node` get the keys of their tier
+/// unless they name some themselves or say --insecure.
 std::vector<std::string> command(std::vector<std::string> arguments);
 
 /// Runs the program to its end.

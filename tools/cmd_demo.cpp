@@ -121,17 +121,6 @@ class Tiers {
   std::string endpoint_;
 };
 
-/// The sample pictures, in order of name.
-std::vector<std::string> sample_pictures() {
-  const auto folder = find_shipped("samples", fs::path("tools") / "samples");
-  if (!folder) {
-    throw Error(ErrorKind::kMissingInput,
-                "samples: wanted tools/samples near the program or in the current folder, found "
-                "none; --data DIR takes other pictures");
-  }
-  return with_folders_opened({folder->string()});
-}
-
 /// What the demo shows.
 struct Gallery {
   std::vector<std::string> names;
@@ -198,7 +187,8 @@ class Demo : public ConfigurableCommand {
     setup.options.window = 1;  // times of pictures that do not wait for one another
     const OutcomeTable table(setup, gallery.names);
     print(table.header());
-    const Outcomes outcomes = run_device(
+    RunSummary summary(setup);
+    run_device(
         setup, gallery.names.size(),
         [&](std::size_t index, std::span<float> input) {
           stop.check();
@@ -207,8 +197,9 @@ class Demo : public ConfigurableCommand {
         },
         [&](std::size_t index, const Outcome& outcome) {
           print(table.line(gallery.names[index], outcome));
+          summary.add(outcome,
+                      gallery.labels.empty() ? std::nullopt : std::optional(gallery.labels[index]));
         });
-    const RunSummary summary(setup, outcomes, gallery.labels);
     print("\n" + summary.text());
     tiers.stop();
     const auto complaint = summary.complaint();

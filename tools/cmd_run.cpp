@@ -16,6 +16,7 @@
 #include "tools/compute_options.h"
 #include "tools/decisions.h"
 #include "tools/device_run.h"
+#include "tools/history.h"
 #include "tools/key_options.h"
 #include "tools/logger.h"
 #include "tools/next_options.h"
@@ -57,6 +58,16 @@ class Run : public ConfigurableCommand {
         ->type_name("TIME");
     add_count(*app(), "--window", window_, 1, 1024, "pictures under way at once [8]");
     app()
+        ->add_option("--duration", duration_, "go through the pictures again and again for so long")
+        ->type_name("TIME");
+    app()
+        ->add_option("--every", every_, "a picture so often at most, as a camera would [at once]")
+        ->type_name("TIME");
+    app()
+        ->add_option("--history", history_path_,
+                     "write as CSV when each picture was begun and answered, and how")
+        ->type_name("FILE");
+    app()
         ->add_option("--decisions", decisions_, "write decisions as CSV, exact to the bit")
         ->type_name("FILE");
     CLI::Option* const verbose =
@@ -89,14 +100,16 @@ class Run : public ConfigurableCommand {
     const std::vector<Stage> stages =
         make_stages(model, values.thresholds, compute_.plan(model, 1));
     const Logger log = log_.make(Tier::kDevice, verbose_ ? LogLevel::kInfo : LogLevel::kError);
+    if (const std::string warning = keys_.warning(); !warning.empty()) cli::log(warning);
+    if (!decisions_.empty()) decisions_file_.emplace(decisions_);
+    if (!history_path_.empty()) history_.emplace(history_path_);
     const DeviceSetup setup{.model = model,
                             .stages = stages,
                             .unit = thresholds_.unit(model),
                             .next = values.next,
                             .options = values.options,
-                            .log = log.callback()};
-    if (const std::string warning = keys_.warning(); !warning.empty()) cli::log(warning);
-    if (!decisions_.empty()) decisions_file_.emplace(decisions_);
+                            .log = log.callback(),
+                            .history = history_ ? &*history_ : nullptr};
     return data_.empty() ? run_images(setup) : run_data(setup);
   }
 
@@ -126,6 +139,8 @@ class Run : public ConfigurableCommand {
     options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
     options.window = window_;
     options.format = codec_.format();
+    if (!duration_.empty()) options.duration = parse_duration("--duration", duration_);
+    if (!every_.empty()) options.every = parse_duration("--every", every_);
     values.model = load_model(model_.path());
     values.thresholds = thresholds_.read(values.model);
     return values;
@@ -133,29 +148,32 @@ class Run : public ConfigurableCommand {
 
   int run_images(const DeviceSetup& setup) {
     const OutcomeTable table(setup, images_);
+    RunSummary summary(setup);
     int code = 0;
     bool begun = false;
-    const Outcomes outcomes = run_device(
+    run_device(
         setup, images_.size(),
-        [&](std::size_t index, std::span<float> input) {
+        [&](std::size_t id, std::span<float> input) {
           try {
-            preprocess(open_picture(images_[index]), setup.model.preprocess, input.data());
+            preprocess(open_picture(name(id)), setup.model.preprocess, input.data());
             return true;
           } catch (const Error& error) {
-            complain(error.what());
+            if (id < images_.size()) complain(error.what());
             if (code == 0) code = static_cast<int>(error.kind());
             return false;
           }
         },
-        [&](std::size_t index, const Outcome& outcome) {
+        [&](std::size_t id, const Outcome& outcome) {
+          summary.add(outcome, std::nullopt);
+          keep(id, outcome);
           if (json_) {
-            print_json(outcome_json(setup, images_[index], outcome));
+            print_json(outcome_json(setup, name(id), outcome));
           } else {
             if (!std::exchange(begun, true)) print(table.header());
-            print(table.line(images_[index], outcome));
+            print(table.line(name(id), outcome));
           }
         });
-    const int degraded = finish(RunSummary(setup, outcomes, {}), outcomes);
+    const int degraded = finish(summary);
     return code != 0 ? code : degraded;
   }
 
@@ -164,38 +182,40 @@ class Run : public ConfigurableCommand {
     std::size_t count = data->size();
     if (limit_ > 0) count = std::min(count, static_cast<std::size_t>(limit_));
     if (count == 0) throw Error(ErrorKind::kBadData, data_ + ": wanted pictures, found none");
-    std::vector<int> labels;
-    for (std::size_t i = 0; i < count; ++i) labels.push_back(data->label(i));
-    Outcomes outcomes;
+    RunSummary summary(setup);
     {
-      Progress progress("device", count);
-      outcomes = run_device(
+      Progress progress("device", setup.options.duration ? 0 : count);
+      run_device(
           setup, count,
-          [&](std::size_t index, std::span<float> input) {
-            preprocess(data->picture(index), setup.model.preprocess, input.data());
+          [&](std::size_t id, std::span<float> input) {
+            preprocess(data->picture(id % count), setup.model.preprocess, input.data());
             return true;
           },
-          [&](std::size_t, const Outcome&) { progress.advance(1); });
+          [&](std::size_t id, const Outcome& outcome) {
+            summary.add(outcome, data->label(id % count));
+            keep(id, outcome);
+            progress.advance(1);
+          });
     }
-    const RunSummary summary(setup, outcomes, labels);
     if (json_) {
       print_json(summary.json(), 2);
     } else {
       print(summary.text());
     }
-    return finish(summary, outcomes);
+    return finish(summary);
+  }
+
+  const std::string& name(std::size_t id) const { return images_[id % images_.size()]; }
+
+  void keep(std::size_t id, const Outcome& outcome) {
+    if (decisions_file_)
+      rows_.push_back({id, outcome.decision, status_of(outcome), outcome.answered});
   }
 
   /// Writes the decisions; the code says whether all answers are the whole cascade's.
-  int finish(const RunSummary& summary, const Outcomes& outcomes) {
-    if (decisions_file_) {
-      std::vector<DecisionRow> rows;
-      for (std::size_t i = 0; i < outcomes.size(); ++i) {
-        if (!outcomes[i]) continue;
-        rows.push_back({i, outcomes[i]->decision, status_of(*outcomes[i]), outcomes[i]->answered});
-      }
-      write_decisions(*decisions_file_, rows);
-    }
+  int finish(const RunSummary& summary) {
+    if (decisions_file_) write_decisions(*decisions_file_, rows_);
+    if (history_) history_->close();
     const std::optional<std::string> complaint = summary.complaint();
     if (!complaint) return 0;
     complain(*complaint);
@@ -215,8 +235,12 @@ class Run : public ConfigurableCommand {
   std::string deadline_ = "1s";
   std::string wait_ = "500ms";
   int window_ = 8;
+  std::string duration_, every_;
   std::string decisions_;
   std::optional<OutputFile> decisions_file_;
+  std::vector<DecisionRow> rows_;
+  std::string history_path_;
+  std::optional<History> history_;
   bool verbose_ = false;
   LogOptions log_;
   bool json_ = false;

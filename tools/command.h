@@ -61,6 +61,7 @@ std::unique_ptr<Command> make_profile(CLI::App& root);
 std::unique_ptr<Command> make_node(CLI::App& root);
 std::unique_ptr<Command> make_run(CLI::App& root);
 std::unique_ptr<Command> make_demo(CLI::App& root);
+std::unique_ptr<Command> make_load(CLI::App& root);
 std::unique_ptr<Command> make_keygen(CLI::App& root);
 std::unique_ptr<Command> make_top(CLI::App& root);
 /// `commands` outlives it, and holds all by the time that it runs.

@@ -1,6 +1,8 @@
 #include "tools/device_run.h"
 
 #include <algorithm>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -35,8 +37,8 @@ double macs_up_to(const DeviceSetup& setup, int exit) {
 
 }  // namespace
 
-Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
-                    const std::function<void(std::size_t, const Outcome&)>& seen) {
+void run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
+                const std::function<void(std::size_t id, const Outcome&)>& seen) {
   if (setup.stages.size() < 2) {
     throw Error(ErrorKind::kUsage, setup.model.name +
                                        ": wanted a model with two exits or more to split among "
@@ -47,27 +49,30 @@ Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::S
   Device device(setup.stages, setup.model.id, setup.options,
                 zmq_nodes(setup.next, link_identity(setup.stages, setup.model.id, 1), channel),
                 setup.log);
-  Outcomes outcomes(count);
-  std::vector<bool> settled(count);
+  // Known, but not shown yet; none for a picture that could not be read.
+  std::map<std::size_t, std::optional<Outcome>> settled;
   std::size_t shown = 0;
-  const auto settle = [&](std::size_t index) {
-    settled[index] = true;
-    for (; shown < count && settled[shown]; ++shown) {
-      if (outcomes[shown]) seen(shown, *outcomes[shown]);
+  const auto settle = [&](std::size_t id, std::optional<Outcome> outcome) {
+    settled.emplace(id, std::move(outcome));
+    for (; !settled.empty() && settled.begin()->first == shown; ++shown) {
+      if (const auto& first = settled.begin()->second) seen(shown, *first);
+      settled.erase(settled.begin());
     }
   };
   device.run(
-      count,
-      [&](std::size_t index, std::span<float> input) {
-        const bool readable = source(index, input);
-        if (!readable) settle(index);
+      setup.options.duration ? std::numeric_limits<std::size_t>::max() : count,
+      [&](std::size_t id, std::span<float> input) {
+        const bool readable = source(id, input);
+        if (!readable)
+          settle(id, std::nullopt);
+        else if (setup.history != nullptr)
+          setup.history->begun(id, id % count);
         return readable;
       },
-      [&](std::size_t index, const Outcome& outcome) {
-        outcomes.at(index) = outcome;
-        settle(index);
+      [&](std::size_t id, const Outcome& outcome) {
+        if (setup.history != nullptr) setup.history->answered(id, id % count, outcome);
+        settle(id, outcome);
       });
-  return outcomes;
 }
 
 std::string status_of(const Outcome& outcome) {
@@ -154,41 +159,39 @@ struct RunSummary::Group {
   double mean(double sum) const { return sum / static_cast<double>(count); }
 };
 
-RunSummary::RunSummary(const DeviceSetup& setup, const Outcomes& outcomes,
-                       std::span<const int> labels)
-    : setup_(setup) {
-  if (!labels.empty()) right_ = 0;
-  crossings_.resize(setup.stages.size() - 1);
-  for (std::size_t i = 0; i < outcomes.size(); ++i) {
-    if (!outcomes[i]) continue;
-    const Outcome& outcome = *outcomes[i];
-    ++pictures_;
-    const std::string where = place(setup, outcome), status = status_of(outcome);
-    auto group = std::ranges::find_if(groups_, [&](const Group& candidate) {
-      return candidate.place == where && candidate.status == status;
-    });
-    if (group == groups_.end()) {
-      group = groups_.insert(group, Group(where, status, outcome.decision.exit));
-    }
-    const bool right = !labels.empty() && outcome.answered && outcome.decision.label == labels[i];
-    ++group->count;
-    group->right += right ? 1 : 0;
-    group->compute_us += static_cast<double>(cli::compute_us(outcome));
-    group->wire_us += static_cast<double>(outcome.wire_us);
-    group->total_us += static_cast<double>(outcome.total_us);
-    group->sent_bytes += static_cast<double>(outcome.bytes_sent());
-    total_us_.push_back(static_cast<double>(outcome.total_us));
-    sent_bytes_ += outcome.bytes_sent();
-    for (std::size_t cut = 0; cut < std::min(outcome.hops.size(), crossings_.size()); ++cut) {
-      const std::uint32_t bytes = outcome.hops[cut].sent_bytes;
-      if (bytes > 0) crossings_[cut].add(bytes);
-    }
-    macs_ += macs_up_to(setup, outcome.decision.exit);
-    unanswered_ += outcome.answered ? 0 : 1;
-    degraded_ += outcome.answered && outcome.degraded != Reason::kNone ? 1 : 0;
-    if (right_) *right_ += right ? 1 : 0;
+RunSummary::RunSummary(const DeviceSetup& setup)
+    : setup_(setup), crossings_(setup.stages.size() - 1) {}
+
+RunSummary::Group& RunSummary::group_of(const Outcome& outcome) {
+  const std::string where = place(setup_, outcome), status = status_of(outcome);
+  const auto group = std::ranges::find_if(groups_, [&](const Group& candidate) {
+    return candidate.place == where && candidate.status == status;
+  });
+  if (group != groups_.end()) return *group;
+  const auto after = std::ranges::upper_bound(groups_, outcome.decision.exit, {}, &Group::exit);
+  return *groups_.insert(after, Group(where, status, outcome.decision.exit));
+}
+
+void RunSummary::add(const Outcome& outcome, std::optional<int> label) {
+  ++pictures_;
+  Group& group = group_of(outcome);
+  const bool right = label && outcome.answered && outcome.decision.label == *label;
+  ++group.count;
+  group.right += right ? 1 : 0;
+  group.compute_us += static_cast<double>(cli::compute_us(outcome));
+  group.wire_us += static_cast<double>(outcome.wire_us);
+  group.total_us += static_cast<double>(outcome.total_us);
+  group.sent_bytes += static_cast<double>(outcome.bytes_sent());
+  total_us_.push_back(static_cast<double>(outcome.total_us));
+  sent_bytes_ += outcome.bytes_sent();
+  for (std::size_t cut = 0; cut < std::min(outcome.hops.size(), crossings_.size()); ++cut) {
+    const std::uint32_t bytes = outcome.hops[cut].sent_bytes;
+    if (bytes > 0) crossings_[cut].add(bytes);
   }
-  std::ranges::stable_sort(groups_, {}, &Group::exit);
+  macs_ += macs_up_to(setup_, outcome.decision.exit);
+  unanswered_ += outcome.answered ? 0 : 1;
+  degraded_ += outcome.answered && outcome.degraded != Reason::kNone ? 1 : 0;
+  if (label) right_ = right_.value_or(0) + (right ? 1 : 0);
 }
 
 RunSummary::~RunSummary() = default;

@@ -13,6 +13,7 @@
 #include "net/log.h"
 #include "net/zmq_channel.h"
 #include "tools/crossings.h"
+#include "tools/history.h"
 #include "tools/options.h"
 #include "tools/output.h"
 
@@ -24,17 +25,16 @@ struct DeviceSetup {
   EntropyUnit unit;
   std::vector<ZmqEndpoint> next;  ///< none with kLocalOnly
   DeviceOptions options;
-  Log log{};  ///< gets what becomes of the links
+  Log log{};                   ///< gets what becomes of the links
+  History* history = nullptr;  ///< where to keep what happens
 };
 
-/// [pictures]; none for a picture that could not be read.
-using Outcomes = std::vector<std::optional<Outcome>>;
-
-/// Runs pictures 0..count-1. `seen` gets each outcome in order of index, as soon as all earlier
-/// ones are known. Throws Error{kUsage} for a model with a single exit, and
-/// what Device::run throws.
-Outcomes run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
-                    const std::function<void(std::size_t, const Outcome&)>& seen);
+/// Runs pictures 0..count-1 through `source`; when options.duration is set, again and again. Ids
+/// count up, `id % count` is the picture. `seen` gets each outcome in order of id, as soon as all
+/// earlier ones are known. Throws Error{kUsage} for a model with a single exit, and what
+/// Device::run and History throw.
+void run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
+                const std::function<void(std::size_t id, const Outcome&)>& seen);
 
 /// "ok", "degraded(late)"; "error(late)" when there is no answer; "local" when the policy wanted
 /// the device's own.
@@ -58,11 +58,14 @@ class OutcomeTable {
 nlohmann::ordered_json outcome_json(const DeviceSetup& setup, const std::string& name,
                                     const Outcome& outcome);
 
-/// What came of all pictures. `labels` is empty when they are not known.
+/// What came of all pictures.
 class RunSummary {
  public:
-  RunSummary(const DeviceSetup& setup, const Outcomes& outcomes, std::span<const int> labels);
+  explicit RunSummary(const DeviceSetup& setup);
   ~RunSummary();
+
+  /// `label` is the right answer where it is known: for all pictures or for none.
+  void add(const Outcome& outcome, std::optional<int> label);
 
   std::string text() const;
   nlohmann::ordered_json json() const;
@@ -73,6 +76,8 @@ class RunSummary {
  private:
   /// Those who were answered at the same place in the same way.
   struct Group;
+
+  Group& group_of(const Outcome& outcome);
 
   const DeviceSetup& setup_;
   std::size_t pictures_ = 0;

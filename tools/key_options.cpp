@@ -1,5 +1,6 @@
 #include "tools/key_options.h"
 
+#include <algorithm>
 #include <system_error>
 
 #include "engine/error.h"
@@ -23,7 +24,8 @@ void KeyOptions::add_to(CLI::App& app, bool listens) {
           ->each([this](const std::string& path) {
             std::error_code absent;
             own_key_ = path;
-            if (fs::is_directory(own_key_, absent)) own_key_ /= kOwnKeyFile;
+            names_folder_ = fs::is_directory(own_key_, absent);
+            if (names_folder_) own_key_ /= kOwnKeyFile;
           });
   app.add_flag("--insecure", insecure_,
                listens ? "no keys: plaintext for everybody on this machine"
@@ -55,6 +57,25 @@ std::vector<ZmqEndpoint> KeyOptions::links(const std::vector<std::string>& endpo
     link.keys = LinkKeys{.own = *own, .server = next->of(endpoint)};
   }
   return links;
+}
+
+std::vector<LinkKeys> KeyOptions::links(const std::string& next) const {
+  if (!wanted_for("--next", next)) return {};
+  std::vector<fs::path> files;
+  if (names_folder_) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(own_key_.parent_path()))
+      if (entry.path().extension() == ".key") files.push_back(entry.path());
+  } else {
+    files.push_back(own_key_);
+  }
+  if (files.empty())
+    throw Error(ErrorKind::kMissingInput, keys_ + ": wanted *.key (offramp keygen), found none");
+  std::ranges::sort(files);
+  const PublicKey server = NextKeys::read(file(kNextKeyFile)).of(next);
+  std::vector<LinkKeys> all;
+  for (const fs::path& path : files)
+    all.push_back(LinkKeys{.own = read_key_pair(path), .server = server});
+  return all;
 }
 
 std::optional<NodeKeys> KeyOptions::node(const std::string& listen) const {

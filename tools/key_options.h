@@ -23,6 +23,9 @@ class KeyOptions {
   /// For links to these; no keys for a path, or with --insecure. Throws Error{kUsage} when neither
   /// keys nor --insecure were given, and what reading the files throws.
   std::vector<ZmqEndpoint> links(const std::vector<std::string>& endpoints) const;
+  /// The same for a program that is many clients: of all FILE.key in the folder, in order of name;
+  /// none for a path, or with --insecure.
+  std::vector<LinkKeys> links(const std::string& next) const;
   /// The same for a node that listens; --insecure does so on loopback only.
   std::optional<NodeKeys> node(const std::string& listen) const;
   /// The list as it is now. Throws what reading it throws.
@@ -38,6 +41,7 @@ class KeyOptions {
 
   std::string keys_;
   std::filesystem::path own_key_;
+  bool names_folder_ = false;
   bool insecure_ = false;
 };
 

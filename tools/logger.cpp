@@ -147,9 +147,10 @@ void LogOptions::add_to(CLI::App& app, CLI::Option* flag, const std::string& usu
   app.add_option(
          "--log-level", level_,
          "debug, info, warning or error: how grave it must\nbe to be logged [" + usual_level + "]")
-      ->type_name("LEVEL")
       ->check(one_of(kLevels))
-      ->excludes(flag);
+      ->excludes(flag)
+      ->option_text("LEVEL");
+  flag->option_text(" ");
 }
 
 Logger LogOptions::make(Tier tier, LogLevel usual) const {

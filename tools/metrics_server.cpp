@@ -106,6 +106,7 @@ class Connections {
   void open(socket_t socket) {
     const std::lock_guard lock(mutex_);
     open_.push_back(socket);
+    if (shut_) shutdown(socket, SHUT_RDWR);
   }
   void close(socket_t socket) {
     const std::lock_guard lock(mutex_);
@@ -113,8 +114,10 @@ class Connections {
     shutdown(socket, SHUT_RDWR);
     ::close(socket);
   }
+  /// Those that are open, and those that still come.
   void shut_all() {
     const std::lock_guard lock(mutex_);
+    shut_ = true;
     for (const socket_t socket : open_) shutdown(socket, SHUT_RDWR);
   }
 
@@ -123,6 +126,7 @@ class Connections {
   std::condition_variable room_;
   std::size_t count_ = 0;     ///< accepted and not yet done with
   std::list<socket_t> open_;  ///< those that a thread has, the oldest first
+  bool shut_ = false;
 };
 
 class Pool final : public httplib::TaskQueue {

@@ -138,6 +138,20 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int l
   return app.add_option(name, value, description)->check(CLI::Validator(check, ""))->type_name("N");
 }
 
+std::vector<double> parse_numbers(const std::string& option, const std::string& text, double least,
+                                  double most) {
+  std::vector<double> numbers;
+  for (const std::string& part : split(text, ',')) {
+    const std::optional<double> number = parse_number<double>(part);
+    // Written so that NaN fails it.
+    if (!number || !(*number >= least && *number <= most))
+      throw Error(ErrorKind::kUsage, option + ": wanted numbers from " + format_short(least) +
+                                         " to " + format_short(most) + ", found '" + part + "'");
+    numbers.push_back(*number);
+  }
+  return numbers;
+}
+
 std::chrono::microseconds parse_duration(const std::string& option, const std::string& text) {
   struct Suffix {
     const char* letters;

@@ -53,6 +53,10 @@ std::vector<std::string> split(const std::string& text, char separator);
 CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int least, int most,
                        const std::string& description);
 
+/// "100,200.5", each in [least, most]. Throws Error{kUsage}.
+std::vector<double> parse_numbers(const std::string& option, const std::string& text, double least,
+                                  double most);
+
 /// "50ms", "1s", "250us". Throws Error{kUsage} outside [1 us, 1 h].
 std::chrono::microseconds parse_duration(const std::string& option, const std::string& text);
 

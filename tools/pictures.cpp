@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "engine/error.h"
+#include "tools/options.h"
 
 namespace offramp::cli {
 namespace {
@@ -64,6 +65,16 @@ std::vector<std::string> pictures_in(const std::filesystem::path& folder) {
 Picture open_picture(const std::string& name) {
   if (name != "-") return read_picture(name);
   return decode_picture(read_standard_input(), "standard input");
+}
+
+std::vector<std::string> sample_pictures() {
+  const auto folder = find_shipped("samples", std::filesystem::path("tools") / "samples");
+  if (!folder) {
+    throw Error(ErrorKind::kMissingInput,
+                "samples: wanted tools/samples near the program or in the current folder, found "
+                "none; --data DIR takes other pictures");
+  }
+  return with_folders_opened({folder->string()});
 }
 
 std::vector<std::string> with_folders_opened(const std::vector<std::string>& names) {

@@ -1,4 +1,4 @@
-// The pictures named on the command line.
+// The pictures named on the command line, and those that come with the program.
 #pragma once
 
 #include <string>
@@ -10,6 +10,10 @@ namespace offramp::cli {
 
 /// Reads a file, or standard input for "-". Throws Error{kMissingInput} or Error{kBadData}.
 Picture open_picture(const std::string& name);
+
+/// The sample pictures that ship with the program, in order of their names. Throws
+/// Error{kMissingInput}.
+std::vector<std::string> sample_pictures();
 
 /// `names` with each folder among them replaced by the pictures in it, in order of their names.
 /// Throws Error{kMissingInput} for a folder that has none or cannot be read.

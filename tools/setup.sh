@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what offramp needs from Debian 12's packages; does nothing where all of it is there.
 #
-#   tools/setup.sh [--tests] [--checks]
+#   tools/setup.sh [--tests] [--checks] [--faults]
 #
 #   (nothing)   compiler, CMake and libraries: enough for the build and the demo
 #   --tests     also Python with PyTorch, for the tests, the training and the export
 #   --checks    also clang's format, tidy and fuzzer, for check.sh and fuzz.sh
+#   --faults    also what fault_tests.sh needs to cut networks and to skew clocks
 #
 # Needs root or sudo, and a network, only when something is missing.
 
@@ -20,11 +21,12 @@ packages=(
 for argument in "$@"; do
   case "$argument" in
     --tests)
-      packages+=(ca-certificates curl python3 python3-matplotlib python3-numpy python3-pil
-                 python3-torch python3-torchvision) ;;
+      packages+=(ca-certificates curl python3 python3-lz4 python3-matplotlib python3-numpy python3-pil
+                 python3-torch python3-torchvision python3-xxhash python3-zmq) ;;
     --checks) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
+    --faults) packages+=(faketime iproute2 iptables) ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "setup.sh: wanted --tests or --checks, found '$argument'" >&2; exit 64 ;;
+    *) echo "setup.sh: wanted --tests, --checks or --faults, found '$argument'" >&2; exit 64 ;;
   esac
 done
 

@@ -8,16 +8,17 @@
 
 namespace offramp::cli {
 
+double percentile(std::span<const double> sorted, double share) {
+  if (sorted.empty()) return 0.0;
+  const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(sorted.size())));
+  return sorted[std::clamp<std::size_t>(rank, 1, sorted.size()) - 1];
+}
+
 Distribution distribution(std::vector<double> values) {
   if (values.empty()) return {};
   std::sort(values.begin(), values.end());
-  const auto count = static_cast<double>(values.size());
-  const auto percentile = [&](double share) {
-    const auto rank = static_cast<std::size_t>(std::ceil(share * count));
-    return values[std::clamp<std::size_t>(rank, 1, values.size()) - 1];
-  };
-  return {std::accumulate(values.begin(), values.end(), 0.0) / count, percentile(0.5),
-          percentile(0.99)};
+  return {std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()),
+          percentile(values, 0.5), percentile(values, 0.99)};
 }
 
 std::string format_times(const Distribution& microseconds) {

@@ -1,6 +1,7 @@
 // Means and percentiles of measured times.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,9 @@ struct Distribution {
   double p50 = 0.0;
   double p99 = 0.0;
 };
+
+/// The least value that a `share` in (0, 1] of all are not above (nearest rank); 0 for no values.
+double percentile(std::span<const double> sorted, double share);
 
 /// Nearest-rank percentiles; all 0 for no values.
 Distribution distribution(std::vector<double> values);

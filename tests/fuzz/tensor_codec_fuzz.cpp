@@ -63,7 +63,7 @@ void round_trip(const std::vector<float>& values, const TensorFormat& format, co
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size < 6) return 0;
   const TensorFormat format{static_cast<DType>(1 + data[0] % 4), static_cast<Codec>(data[1] % 2)};
-  const Shape shape{.channels = 1 + data[2], .height = 1 + data[3] % 8, .width = 1 + data[4] % 8};
+  const Shape shape{.channels = 1 + data[2], .height = 1 + data[3] % 4, .width = 1 + data[4] % 4};
   const bool right_length = data[5] % 4 != 0;
   data += 6;
   size -= 6;
