@@ -42,7 +42,6 @@ void require(bool good, const std::string& wanted, const std::string& found) {
 
 const ClientOptions& checked(const ClientOptions& options) {
   using std::to_string;
-  require(options.next.size() <= 1, "one next node at most", to_string(options.next.size()));
   require(options.deadline.count() >= 1, "a deadline of 1 ms or more",
           to_string(options.deadline.count()));
   require(options.connect_grace.count() >= 0, "a grace of 0 ms or more",

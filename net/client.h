@@ -47,7 +47,7 @@ class OFFRAMP_CLIENT_API ClientError : public std::runtime_error {
 
 struct ClientOptions {
   std::string model;  ///< a .safetensors file
-  /// The node of the next tier: "HOST:PORT", "tcp://HOST:PORT" or "ipc:///PATH". One at most; none:
+  /// The nodes of the next tier: "HOST:PORT", "tcp://HOST:PORT" or "ipc:///PATH"; none:
   /// the device answers alone.
   std::vector<std::string> next{};
   std::string keys{};     ///< folder with self.key and next.pub (offramp keygen); for TCP
