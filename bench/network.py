@@ -179,7 +179,7 @@ def measure_busy(arguments, folder):
     duration = ("--duration", "2s" if arguments.quick else "10s")
     for batch in BATCH_SIZES:
         engine = engine_rate(batch)
-        with Node(folder, "cloud", ["--batch", str(batch)], core="0") as cloud:
+        with Node(folder, "cloud", ["--batch", str(batch)]) as cloud:
             found, = load(arguments, folder, cloud, "edge", "--cut", "2", "--concurrency",
                           str(4 * batch), "--connections", "4", "--window", str(batch), *duration)
         rows.append({"batch": batch, "engine_per_second": round(engine, 1),
