@@ -58,6 +58,7 @@ void Replicas::service(Clock::time_point now, std::vector<Event>& events) {
   for (const std::unique_ptr<Replica>& replica : replicas_) {
     of_one.clear();
     replica->channel().service(now, of_one);
+    replica->look_at_link(now);
     for (LinkEvent& event : of_one) events.emplace_back(replica.get(), std::move(event));
   }
 }

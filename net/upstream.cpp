@@ -79,14 +79,16 @@ Reason Upstream::hand_on(Request& request, Clock::time_point now) {
 
 bool Upstream::send(const RequestId& id, Away& away, Replica& replica, Clock::time_point now) {
   const Request& request = away.request;
-  Handoff handoff{
-      .request = id,
-      .model = model_,
-      .cut = static_cast<std::uint8_t>(stage_),
-      .attempt = away.number,
-      .hop = request.hop,
-      .budget_us = to_us(budget_for_next(now, request.answer_by, replica.channel().round_trip())),
-      .tensor = std::move(away.request.tensor)};
+  const Clock::duration whole = budget_for_next(now, request.answer_by, microseconds{0});
+  // Of a way that was longer than there is time, this one is to find out whether it still is.
+  const Clock::duration way = std::min<Clock::duration>(replica.channel().round_trip(), whole / 2);
+  Handoff handoff{.request = id,
+                  .model = model_,
+                  .cut = static_cast<std::uint8_t>(stage_),
+                  .attempt = away.number,
+                  .hop = request.hop,
+                  .budget_us = to_us(whole - way),
+                  .tensor = std::move(away.request.tensor)};
   std::uint32_t bytes = 0;
   const bool sent = replica.channel().submit(handoff, bytes);
   away.request.tensor = std::move(handoff.tensor);
