@@ -89,6 +89,7 @@ void LinkSession::receive(const Welcome& welcome, Clock::time_point now,
   announced_ = true;
   window_ = welcome.window;
   minor_ = welcome.minor;
+  pictures_ = welcome.pictures;
   due_ = now;  // the first ping measures the round trip
   events.push_back(LinkUp{welcome});
 }

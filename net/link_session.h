@@ -46,6 +46,7 @@ class LinkSession {
 
   LinkState state() const { return state_; }
   int window() const { return window_; }
+  bool takes_pictures() const { return pictures_; }
   LinkLoad load() const { return load_; }
   std::chrono::microseconds round_trip() const { return round_trip_; }
   const std::string& endpoint() const { return endpoint_; }
@@ -79,6 +80,7 @@ class LinkSession {
   std::set<RequestId> away_;  ///< requests of this connection without an answer
   Clock::time_point last_submit_{};
   std::uint8_t minor_ = 0;  ///< of the peer's version
+  bool pictures_ = false;
   LinkLoad load_;
   Clock::time_point due_ = Clock::time_point::max();
   std::chrono::microseconds round_trip_{0};
