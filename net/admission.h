@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "engine/cascade.h"
+#include "engine/picture.h"
 #include "net/job.h"
 
 namespace offramp {
@@ -20,9 +21,12 @@ struct Refusal {
 
 class Admission {
  public:
-  /// `stages` are all of the model's and outlive this; the node runs [first, first + count). Throws
-  /// Error{kUsage} when those are not there, Error{kBadModel} when one takes more than 1 GiB.
-  Admission(std::span<const Stage> stages, const WireModelId& model, int first, int count);
+  /// `stages` are all of the model's and outlive this; the node runs [first, first + count), and
+  /// all before them for pictures, which it takes when it knows how they are made into inputs.
+  /// Throws Error{kUsage} when those are not there, Error{kBadModel} when one takes more than 1
+  /// GiB.
+  Admission(std::span<const Stage> stages, const WireModelId& model, int first, int count,
+            const std::optional<Preprocess>& pictures = {});
 
   std::optional<Refusal> refusal(const Hello& hello) const;
 
@@ -30,15 +34,18 @@ class Admission {
   std::variant<Job, Refusal> job(const Peer& peer, const Handoff& handoff,
                                  Clock::time_point now) const;
 
+  bool takes_pictures() const { return pixels_.has_value(); }
   /// What messages to and from this node may hold.
   const DecodeLimits& limits() const { return limits_; }
 
  private:
   bool serves(std::uint8_t cut, const Shape& shape) const;
+  bool is_picture(const Handoff& handoff) const;
 
   std::span<const Stage> stages_;
   WireModelId model_;
   int first_, count_;
+  std::optional<PixelTable> pixels_;
   DecodeLimits limits_;
 };
 

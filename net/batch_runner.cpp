@@ -1,19 +1,21 @@
 #include "net/batch_runner.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace offramp {
 
-BatchRunner::BatchRunner(std::span<const Stage> stages, int first, int count,
+BatchRunner::BatchRunner(std::span<const Stage> stages, int earliest, int first, int count,
                          const TensorFormat& format, ThreadPool& pool)
     : stages_(stages),
+      earliest_(static_cast<std::size_t>(earliest)),
       first_(static_cast<std::size_t>(first)),
       end_(first_ + static_cast<std::size_t>(count)),
       format_(format) {
   std::size_t largest = 0;
   const auto batch = static_cast<std::size_t>(stages[first_].plan().max_batch());
-  for (std::size_t i = first_; i < end_; ++i) {
+  for (std::size_t i = earliest_; i < end_; ++i) {
     memories_.push_back(stages[i].make_memory());
     memories_.back().pool = &pool;
     largest = std::max(largest, stages[i].plan().input_shape().elements());
@@ -43,11 +45,16 @@ std::vector<Done> BatchRunner::run(std::vector<Job> jobs) {
   std::vector<Done> done(jobs.size());
   done[0].batch = jobs.size();
   int undecided = 0;
-  for (std::size_t i = first_; i < end_; ++i) {
+  for (std::size_t i = earliest_; i < end_; ++i) {
     const Stage& stage = stages_[i];
     const View input = gather(jobs, i, undecided);
     if (input.batch == 0) continue;
-    const Stage::Outcome outcome = stage.step(input, memories_[i - first_]);
+    const Stage::Outcome outcome = stage.step(input, memories_[i - earliest_]);
+    if (i < first_) {
+      undecided = outcome.carry.batch;
+      std::memmove(packed_.data(), outcome.carry.data, outcome.carry.elements() * sizeof(float));
+      continue;
+    }
     const auto classes = static_cast<std::size_t>(stage.plan().classes());
     for (std::size_t n = 0; n < outcome.decisions.size(); ++n) {
       Done& each = done[static_cast<std::size_t>(index_[n])];

@@ -34,9 +34,10 @@ struct Done {
 /// Memory of one worker for the stages of its node.
 class BatchRunner {
  public:
-  /// Runs [first, first + count) of `stages`, which outlive it, as `pool` does.
-  BatchRunner(std::span<const Stage> stages, int first, int count, const TensorFormat& format,
-              ThreadPool& pool);
+  /// Runs [first, first + count) of `stages`, which outlive it, as `pool` does; and for jobs that
+  /// begin before them those from `earliest` on, without asking their exits.
+  BatchRunner(std::span<const Stage> stages, int earliest, int first, int count,
+              const TensorFormat& format, ThreadPool& pool);
 
   /// Runs 1 to max_batch jobs, those that begin at a later cut from there on. The answer for each
   /// does not depend on the others. Leaves the times of the hops to the caller.
@@ -46,7 +47,7 @@ class BatchRunner {
   View gather(const std::vector<Job>& jobs, std::size_t stage, int undecided);
 
   std::span<const Stage> stages_;
-  std::size_t first_, end_;
+  std::size_t earliest_, first_, end_;
   TensorFormat format_;  ///< of carry
   std::vector<StageMemory> memories_;
   Buffer packed_;           ///< inputs of a stage, of all its samples

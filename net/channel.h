@@ -88,6 +88,8 @@ class Channel {
   /// Requests that may be away at once, as the next tier has said last; 0 before its WELCOME.
   virtual int window() const = 0;
   virtual LinkLoad load() const = 0;
+  /// Whether cut 0 may be sent as well, as DType::kPixels; false before its WELCOME.
+  virtual bool takes_pictures() const = 0;
   /// Smoothed time there and back without the work in between; 0 when not yet measured.
   virtual std::chrono::microseconds round_trip() const = 0;
   /// For messages: "tcp://10.0.0.2:7001".

@@ -57,12 +57,18 @@ struct Device::Impl {
         input(stages[0].plan().input_shape().elements()),
         upstream(std::move(next), options.policy, wire_model_id(model), 1, log) {
     memory.pool = &pool;
+    if (options.cut == Cut::kTensor) return;
+    if (!options.pictures)
+      throw Error(ErrorKind::kUsage, "device: wanted how pictures become inputs, found nothing");
+    pixels.emplace(*options.pictures);
   }
 
   void run(std::size_t count, const Source& source);
   void serve(Feed& feed);
   void classify(std::size_t index, Clock::time_point ready);
   Reason hand_on(std::size_t index, Verdict& own, const View& carry, Clock::time_point ready);
+  WireTensor to_send(const View& carry, Clock::time_point answer_by);
+  void settle(Settled settled, Clock::time_point now);
   void await_link(Clock::time_point until);
   void make_room();
   void await_turn(Clock::time_point turn);
@@ -83,6 +89,8 @@ struct Device::Impl {
   StageMemory memory;
   Buffer input;
   Upstream upstream;
+  std::optional<PixelTable> pixels;  ///< when pictures may be sent
+  FormChoice forms;
   /// Until then an absent next tier is waited for; none before it has been needed.
   std::optional<Clock::time_point> grace_ends;
   Clock::duration busy{};  ///< what the last picture took to read and to run
@@ -162,15 +170,41 @@ Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
   if (obstacle == Reason::kDisconnected && !std::exchange(told_absent, true))
     say(LogLevel::kWarning, upstream.endpoints() + " does not answer: the device answers alone");
   if (obstacle != Reason::kNone) return obstacle;
+  WireTensor tensor = to_send(carry, answer_by);
   Request request{.ticket = index,
                   .own = std::move(own),
-                  .tensor = encode_tensor(carry, options.format),
+                  .tensor = std::move(tensor),
                   .hop = 0,
                   .answer_by = answer_by};
   // Only now, as what encoding costs is no longer there for the next tier.
   const Reason reason = upstream.hand_on(request, Clock::now());
   if (reason != Reason::kNone) own = std::move(request.own);
   return reason;
+}
+
+// The picture or the tensor.
+WireTensor Device::Impl::to_send(const View& carry, Clock::time_point answer_by) {
+  if (pixels && upstream.takes_pictures()) {
+    const Clock::time_point now = Clock::now();
+    const View picture{.data = input.data(), .batch = 1, .shape = stages[0].plan().input_shape()};
+    if (options.cut == Cut::kPicture || forms.choose(answer_by - now, now) == Form::kPicture)
+      if (auto tensor = encode_pixels(picture, *pixels, options.format.codec))
+        return std::move(*tensor);
+  }
+  return encode_tensor(carry, options.format);
+}
+
+void Device::Impl::settle(Settled settled, Clock::time_point now) {
+  const bool picture = settled.dtype == DType::kPixels;
+  const Form form = picture ? Form::kPicture : Form::kTensor;
+  Outcome outcome = outcome_of(std::move(settled.verdict));
+  outcome.sent_picture = picture;
+  const std::chrono::microseconds waited{outcome.hops[0].wait_us};
+  if (outcome.hops.size() > 1)
+    forms.answered(form, waited - std::chrono::microseconds{outcome.hops[1].queue_us}, now);
+  else if (outcome.degraded == Reason::kLate)
+    forms.late(form, waited, now);
+  give(settled.ticket, std::move(outcome), settled.answer_by - options.deadline);
 }
 
 // In the first moments an absent next tier may only be late to start.
@@ -210,8 +244,7 @@ void Device::Impl::pump(Clock::time_point until, int wakeup) {
   const Clock::time_point now = Clock::now();
   std::vector<Settled> settled;
   upstream.service(now, settled);
-  for (Settled& each : settled)
-    give(each.ticket, outcome_of(std::move(each.verdict)), each.answer_by - options.deadline);
+  for (Settled& each : settled) settle(std::move(each), now);
   if (const auto refusal = upstream.take_refusal()) {
     const bool version = refusal->fault.code == FaultCode::kVersion;
     throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refusal->why);

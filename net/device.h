@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/cascade.h"
+#include "net/cut_choice.h"
 #include "net/log.h"
 #include "net/next_nodes.h"
 #include "net/policy.h"
@@ -34,6 +35,8 @@ struct DeviceOptions {
   /// Since the first picture; then none is begun any more. None: all pictures are.
   std::optional<std::chrono::microseconds> duration{};
   TensorFormat format{};  ///< of what is handed on
+  Cut cut = Cut::kTensor;
+  std::optional<Preprocess> pictures{};  ///< the model's; wanted when `cut` is not kTensor
 };
 
 struct Outcome {
@@ -47,6 +50,7 @@ struct Outcome {
   std::vector<float> probabilities{};  ///< [classes]
   /// The device first, then each tier the answer came from; sent_bytes and compute_us are in here.
   std::vector<Hop> hops{};
+  bool sent_picture = false;   ///< and not the tensor
   std::uint64_t wire_us = 0;   ///< on all links: waiting less what the tiers account for
   std::uint64_t total_us = 0;  ///< from when the picture was ready
 

@@ -89,6 +89,7 @@ void LinkSession::receive(const Welcome& welcome, Clock::time_point now,
   announced_ = true;
   window_ = welcome.window;
   minor_ = welcome.minor;
+  pictures_ = welcome.pictures;
   due_ = now;  // the first ping measures the round trip
   events.push_back(LinkUp{welcome});
 }
@@ -121,8 +122,10 @@ void LinkSession::receive(const Pong& pong, Clock::time_point now) {
   if (pong.sequence != ping_sequence_) return;
   const auto away = std::chrono::duration_cast<microseconds>(now - ping_sent_);
   const microseconds sample = std::max(microseconds{1}, away - microseconds{pong.held_us});
-  // TCP's smoothing (RFC 6298): an eighth of each new sample.
-  round_trip_ = round_trip_.count() == 0 ? sample : (7 * round_trip_ + sample) / 8;
+  // TCP's smoothing (RFC 6298), an eighth of each new sample; but a shorter way is believed at
+  // once: while the long one is, no request is sent that could prove it wrong.
+  round_trip_ =
+      round_trip_.count() == 0 ? sample : std::min(sample, (7 * round_trip_ + sample) / 8);
   load_ = {.at = now,
            .queue_depth = pong.queue_depth,
            .service = microseconds{pong.service_us},
@@ -154,7 +157,7 @@ bool LinkSession::tick(Clock::time_point now) {
   if (left_) return now < due_;
   const bool up = state_ == LinkState::kUp || state_ == LinkState::kDraining;
   // A submit after a quiet time brings the next ping forward.
-  if (up) due_ = std::min(due_, ping_sent_ + ping_interval());
+  if (up) due_ = std::min(due_, ping_sent_ + ping_interval(now));
   if (now < due_ || (!up && !greeting())) return true;
   if (unanswered_ >= times_.unanswered) return false;
   if (greeting()) {
@@ -167,7 +170,7 @@ bool LinkSession::tick(Clock::time_point now) {
     return true;
   }
   ping_sent_ = now;
-  due_ = now + ping_interval();
+  due_ = now + ping_interval(now);
   ++unanswered_;
   send_(Ping{.sequence = ++ping_sequence_});
   return true;

@@ -14,6 +14,9 @@ namespace offramp {
 struct LinkTimes {
   std::chrono::milliseconds ping_active{1000};  ///< between pings while requests are away
   std::chrono::milliseconds ping_idle{15000};
+  /// After a request, though it may have been answered: what was measured is to stay fresh while
+  /// there is work.
+  std::chrono::milliseconds still_active{5000};
   int unanswered = 3;  ///< pings or HELLOs after which the link is dead
 };
 
@@ -29,7 +32,10 @@ class LinkSession {
   void received(Message message, Clock::time_point now, std::vector<LinkEvent>& events);
   /// The peer spoke another major version of the protocol.
   void received_other_version(int major, std::vector<LinkEvent>& events);
-  void submitted(const RequestId& request) { away_.insert(request); }
+  void submitted(const RequestId& request) {
+    away_.insert(request);
+    last_submit_ = Clock::now();
+  }
   /// Nobody waits for it any more; a peer that knows CANCEL is told.
   void cancel(const RequestId& request);
 
@@ -40,6 +46,7 @@ class LinkSession {
 
   LinkState state() const { return state_; }
   int window() const { return window_; }
+  bool takes_pictures() const { return pictures_; }
   LinkLoad load() const { return load_; }
   std::chrono::microseconds round_trip() const { return round_trip_; }
   const std::string& endpoint() const { return endpoint_; }
@@ -52,8 +59,9 @@ class LinkSession {
   void leave_when_done(Clock::time_point now);
   bool greeting() const { return connected_ && state_ == LinkState::kConnecting; }
   /// Shorter while answers are missing.
-  Clock::duration ping_interval() const {
-    return !away_.empty() ? times_.ping_active : times_.ping_idle;
+  Clock::duration ping_interval(Clock::time_point now) const {
+    const bool active = !away_.empty() || now - last_submit_ < times_.still_active;
+    return active ? times_.ping_active : times_.ping_idle;
   }
 
   std::string endpoint_;
@@ -70,7 +78,9 @@ class LinkSession {
   std::uint64_t ping_sequence_ = 0;
   Clock::time_point ping_sent_{};
   std::set<RequestId> away_;  ///< requests of this connection without an answer
-  std::uint8_t minor_ = 0;    ///< of the peer's version
+  Clock::time_point last_submit_{};
+  std::uint8_t minor_ = 0;  ///< of the peer's version
+  bool pictures_ = false;
   LinkLoad load_;
   Clock::time_point due_ = Clock::time_point::max();
   std::chrono::microseconds round_trip_{0};

@@ -42,7 +42,7 @@ const NodeOptions& checked(const NodeOptions& options) {
 struct Node::Impl {
   Impl(std::span<const Stage> stages, const WireModelId& model, const NodeOptions& options,
        NextNodes next, Log log)
-      : admission(stages, model, options.first_stage, options.stage_count),
+      : admission(stages, model, options.first_stage, options.stage_count, options.pictures),
         // A path needs no lock beside its permissions.
         gate(options.tier, is_ipc(options.listen) ? std::nullopt : options.keys, log),
         fronts(options.listen, options.loopbacks, admission.limits(), options.window, gate),

@@ -38,7 +38,10 @@ struct NodeOptions {
   std::vector<Loopback*> loopbacks{};  ///< further fronts, not owned
   int first_stage = 1;                 ///< index into all stages of the model
   int stage_count = 1;                 ///< consecutive stages that run here
-  TensorFormat format{};               ///< of what is handed on
+  /// How pictures are made into the network's input. With it the node takes them too, as kPixels,
+  /// and runs the stages before its own once more.
+  std::optional<Preprocess> pictures{};
+  TensorFormat format{};  ///< of what is handed on
   Policy policy = Policy::kBalanced;
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)

@@ -8,7 +8,7 @@ namespace {
 using std::chrono::microseconds;
 
 // After so long without a request, one is sent whatever was measured before.
-constexpr std::chrono::seconds kStale{5};
+constexpr std::chrono::seconds kStale{1};
 
 }  // namespace
 
@@ -62,8 +62,7 @@ microseconds Replica::predicted(Clock::time_point now) const {
 }
 
 bool Replica::fits(Clock::duration time, Clock::time_point now) const {
-  if (predicted(now) < time) return true;
-  return channel_->round_trip() < time && away_ == 0 && now - last_sent_ >= kStale;
+  return predicted(now) < time || (away_ == 0 && now - last_sent_ >= kStale);
 }
 
 bool Replica::sent(Clock::time_point now) {
@@ -112,6 +111,12 @@ void Replica::greeted(Clock::time_point now) {
   measured_ = {};
   queue_ = 0.0;
   last_sent_ = now;
+}
+
+void Replica::look_at_link(Clock::time_point now) {
+  const microseconds round_trip = channel_->round_trip();
+  if (2 * round_trip < round_trip_) breaker_.greeted(now);
+  round_trip_ = round_trip;
 }
 
 LinkStatus Replica::status(Clock::time_point now) const {

@@ -50,8 +50,8 @@ class Replica {
   bool full(Clock::time_point now) const;
   /// From sending a request to its answer: the way, the queue there as far as is known, the work.
   std::chrono::microseconds predicted(Clock::time_point now) const;
-  /// True when predicted() is within `time`; or nothing was sent for so long that what is known
-  /// says little, and one request is to find out.
+  /// True when predicted() is within `time`; or nothing was sent for a second, so that what is
+  /// known says little, and one request is to find out.
   bool fits(Clock::duration time, Clock::time_point now) const;
 
   /// Its address is none of its endpoint's any more: it gets nothing new.
@@ -72,6 +72,9 @@ class Replica {
   /// It is not asked before.
   void pause_until(Clock::time_point time) { not_before_ = time; }
   void greeted(Clock::time_point now);
+  /// Its link was serviced. When the way has become much shorter, a breaker that is open need not
+  /// wait any longer.
+  void look_at_link(Clock::time_point now);
   /// It is connected and does not answer.
   void silent(Clock::time_point now, std::mt19937_64& random) {
     if (breaker_.state(now) != BreakerState::kOpen) breaker_.trip(Reason::kPeerLost, now, random);
@@ -94,7 +97,8 @@ class Replica {
   /// Requests that waited there at `queued_at_`: what its last PONG said and what was sent since.
   double queue_ = 0.0;
   Clock::time_point queued_at_{}, last_sent_{};
-  std::chrono::microseconds measured_{0};  ///< smoothed time in queue and stages
+  std::chrono::microseconds measured_{0};    ///< smoothed time in queue and stages
+  std::chrono::microseconds round_trip_{0};  ///< when the link was looked at
   std::uint64_t sent_ = 0, answered_ = 0, failed_ = 0, retried_ = 0;
 };
 

@@ -58,6 +58,7 @@ void Replicas::service(Clock::time_point now, std::vector<Event>& events) {
   for (const std::unique_ptr<Replica>& replica : replicas_) {
     of_one.clear();
     replica->channel().service(now, of_one);
+    replica->look_at_link(now);
     for (LinkEvent& event : of_one) events.emplace_back(replica.get(), std::move(event));
   }
 }
@@ -109,11 +110,11 @@ void Replicas::take(const Resolver::Answer& answer, Clock::time_point now) {
 }
 
 std::vector<Replica*> Replicas::candidates(Clock::duration time, Clock::time_point now,
-                                           const Replica* except) const {
+                                           const Replica* except, bool pictures) const {
   std::vector<Replica*> found;
   for (const std::unique_ptr<Replica>& replica : replicas_)
     if (replica.get() != except && replica->obstacle(now) == Reason::kNone &&
-        replica->fits(time, now))
+        replica->fits(time, now) && (!pictures || replica->channel().takes_pictures()))
       found.push_back(replica.get());
   return found;
 }
@@ -133,8 +134,9 @@ Reason Replicas::obstacle(Clock::duration time, Clock::time_point now,
   return told;
 }
 
-Replica* Replicas::choose(Clock::duration time, Clock::time_point now, const Replica* except) {
-  const std::vector<Replica*> found = candidates(time, now, except);
+Replica* Replicas::choose(Clock::duration time, Clock::time_point now, const Replica* except,
+                          bool pictures) {
+  const std::vector<Replica*> found = candidates(time, now, except, pictures);
   if (found.empty()) return nullptr;
   if (found.size() == 1) return found[0];
   std::uniform_int_distribution<std::size_t> any(0, found.size() - 1), other(1, found.size() - 1);
@@ -153,6 +155,12 @@ bool Replicas::any(LinkState state) const {
 bool Replicas::all(LinkState state) const {
   return !replicas_.empty() && std::ranges::all_of(replicas_, [state](const auto& replica) {
     return replica->channel().state() == state;
+  });
+}
+
+bool Replicas::any_takes_pictures() const {
+  return std::ranges::any_of(replicas_, [](const auto& replica) {
+    return replica->channel().state() == LinkState::kUp && replica->channel().takes_pictures();
   });
 }
 

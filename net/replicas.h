@@ -33,10 +33,13 @@ class Replicas {
   Reason obstacle(Clock::duration time, Clock::time_point now, const Replica* except) const;
   /// One of those that could: of two drawn at random, the one with fewer requests (Mitzenmacher
   /// 2001, the power of two choices), else the faster one. Null when there is none.
-  Replica* choose(Clock::duration time, Clock::time_point now, const Replica* except);
+  /// With `pictures`, of those that take them.
+  Replica* choose(Clock::duration time, Clock::time_point now, const Replica* except,
+                  bool pictures = false);
 
   bool any(LinkState state) const;
   bool all(LinkState state) const;  ///< false when there are none
+  bool any_takes_pictures() const;
   bool full(Clock::time_point now) const;
   std::size_t size() const { return replicas_.size(); }
   bool may_grow() const { return !names_.empty(); }
@@ -62,7 +65,7 @@ class Replicas {
   void take(const Resolver::Answer& answer, Clock::time_point now);
   bool reachable(const std::string& endpoint) const;
   std::vector<Replica*> candidates(Clock::duration time, Clock::time_point now,
-                                   const Replica* except) const;
+                                   const Replica* except, bool pictures) const;
 
   Dial dial_;
   std::chrono::milliseconds look_up_again_;

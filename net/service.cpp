@@ -224,7 +224,8 @@ void Service::finish(Knock knock, Clock::time_point now) {
                            .cut = hello.cut,
                            .shape = hello.shape,
                            .tier = tier_,
-                           .window = credits_.welcome(session)});
+                           .window = credits_.welcome(session),
+                           .pictures = admission_.takes_pictures()});
 }
 
 void Service::finish(Done done, Clock::time_point now) {

@@ -60,10 +60,15 @@ Reason Upstream::hand_on(Request& request, Clock::time_point now) {
   if (none()) return Reason::kNoNext;
   if (request.hop + 1u >= kMaxHops) return Reason::kRefused;
   const Clock::duration time = usable(request.answer_by, now);
-  Replica* const replica = replicas_.choose(time, now, nullptr);
-  if (replica == nullptr) return replicas_.obstacle(time, now, nullptr);
+  Replica* const replica = choose(request, now, nullptr);
+  if (replica == nullptr) {
+    const Reason reason = replicas_.obstacle(time, now, nullptr);
+    // Those that could answer take no pictures.
+    return reason == Reason::kNone ? Reason::kOverloaded : reason;
+  }
   const RequestId id = make_request_id(session_, next_request_++);
-  Away away{.request = std::move(request), .submitted = now};
+  const DType dtype = request.tensor.dtype;
+  Away away{.request = std::move(request), .submitted = now, .dtype = dtype};
   if (!send(id, away, *replica, now)) {
     request = std::move(away.request);
     return Reason::kDisconnected;
@@ -77,16 +82,23 @@ Reason Upstream::hand_on(Request& request, Clock::time_point now) {
   return Reason::kNone;
 }
 
+Replica* Upstream::choose(const Request& request, Clock::time_point now, const Replica* except) {
+  return replicas_.choose(usable(request.answer_by, now), now, except,
+                          request.tensor.dtype == DType::kPixels);
+}
+
 bool Upstream::send(const RequestId& id, Away& away, Replica& replica, Clock::time_point now) {
   const Request& request = away.request;
-  Handoff handoff{
-      .request = id,
-      .model = model_,
-      .cut = static_cast<std::uint8_t>(stage_),
-      .attempt = away.number,
-      .hop = request.hop,
-      .budget_us = to_us(budget_for_next(now, request.answer_by, replica.channel().round_trip())),
-      .tensor = std::move(away.request.tensor)};
+  const Clock::duration whole = budget_for_next(now, request.answer_by, microseconds{0});
+  // Of a way that was longer than there is time, this one is to find out whether it still is.
+  const Clock::duration way = std::min<Clock::duration>(replica.channel().round_trip(), whole / 2);
+  Handoff handoff{.request = id,
+                  .model = model_,
+                  .cut = static_cast<std::uint8_t>(away.dtype == DType::kPixels ? 0 : stage_),
+                  .attempt = away.number,
+                  .hop = request.hop,
+                  .budget_us = to_us(whole - way),
+                  .tensor = std::move(away.request.tensor)};
   std::uint32_t bytes = 0;
   const bool sent = replica.channel().submit(handoff, bytes);
   away.request.tensor = std::move(handoff.tensor);
@@ -101,7 +113,7 @@ bool Upstream::try_again(Entry entry, Clock::time_point now) {
   if (policy_ == Policy::kAnswerFirst || away.number > 0 || away.request.tensor.payload.empty())
     return false;
   Replica* const failed = replicas_.find(away.attempt.replica);
-  Replica* const other = replicas_.choose(usable(away.request.answer_by, now), now, failed);
+  Replica* const other = choose(away.request, now, failed);
   if (other == nullptr || !retries_.take()) return false;
   away.number = 1;
   away.before = away.attempt.replica;
@@ -171,7 +183,8 @@ void Upstream::answered(Replica& replica, Verdict verdict, Clock::time_point now
   verdict.hops.insert(verdict.hops.begin(), hop);
   settled.push_back({.ticket = away.request.ticket,
                      .verdict = std::move(verdict),
-                     .answer_by = away.request.answer_by});
+                     .answer_by = away.request.answer_by,
+                     .dtype = away.dtype});
 }
 
 void Upstream::refused(Replica& replica, const Fault& fault, Clock::time_point now,
@@ -242,7 +255,8 @@ void Upstream::settle_own(Entry entry, Reason reason, Clock::time_point now,
   own.hops[0].wait_us = elapsed_us(away.submitted, now);
   settled.push_back({.ticket = away.request.ticket,
                      .verdict = std::move(own),
-                     .answer_by = away.request.answer_by});
+                     .answer_by = away.request.answer_by,
+                     .dtype = away.dtype});
 }
 
 Upstream::Away Upstream::take(Entry entry) {

@@ -25,8 +25,8 @@ namespace offramp {
 struct Request {
   std::uint64_t ticket = 0;  ///< the caller's name for it, unique among those away
   Verdict own{};             ///< what the caller answers if nothing better comes; one hop, its own
-  WireTensor tensor{};
-  std::uint8_t hop = 0;  ///< links passed before
+  WireTensor tensor{};       ///< at the cut; with kPixels, the picture, for nodes that take it
+  std::uint8_t hop = 0;      ///< links passed before
   Clock::time_point answer_by{};
 };
 
@@ -36,6 +36,7 @@ struct Settled {
   /// The next tier's, behind the caller's hop; or the caller's own, marked with the reason.
   Verdict verdict;
   Clock::time_point answer_by{};
+  DType dtype = DType::kNone;  ///< of the tensor that was sent
 };
 
 class Upstream {
@@ -63,6 +64,8 @@ class Upstream {
 
   /// There is no next tier at all.
   bool none() const { return replicas_.empty(); }
+  /// Whether one that is up takes pictures.
+  bool takes_pictures() const { return replicas_.any_takes_pictures(); }
   bool up() const { return replicas_.any(LinkState::kUp); }
   /// True when nothing but an answer would make room for one more.
   bool full(Clock::time_point now) const { return replicas_.full(now); }
@@ -92,11 +95,13 @@ class Upstream {
     Attempt attempt{};
     std::optional<std::uint64_t> before{};  ///< the replica that the first attempt went to
     Clock::time_point submitted{};
+    DType dtype = DType::kNone;
   };
   using Entry = std::map<RequestId, Away>::iterator;
 
   /// What may be used of the time that is left.
   Clock::duration usable(Clock::time_point answer_by, Clock::time_point now) const;
+  Replica* choose(const Request& request, Clock::time_point now, const Replica* except);
   bool send(const RequestId& id, Away& away, Replica& replica, Clock::time_point now);
   bool try_again(Entry entry, Clock::time_point now);
 

@@ -19,6 +19,7 @@ Workers::Workers(std::span<const Stage> stages, const NodeOptions& options)
     : stages_(stages),
       first_(options.first_stage),
       count_(options.stage_count),
+      pictures_(options.pictures.has_value()),
       tier_(options.tier),
       format_(options.format),
       batch_(static_cast<std::size_t>(
@@ -156,7 +157,7 @@ void Workers::post_unrun(std::vector<Job> jobs, Fate fate) {
 }
 
 void Workers::work(ThreadPool& pool) {
-  BatchRunner runner(stages_, first_, count_, format_, pool);
+  BatchRunner runner(stages_, pictures_ ? 0 : first_, first_, count_, format_, pool);
   std::unique_lock lock(queue_mutex_);
   while (await_work(lock)) {
     if (knocks_.empty()) {

@@ -73,6 +73,7 @@ class Workers {
 
   std::span<const Stage> stages_;
   int first_, count_;
+  bool pictures_;  ///< are taken
   Tier tier_;
   TensorFormat format_;  ///< of carry
   std::size_t batch_;    ///< largest

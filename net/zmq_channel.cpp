@@ -159,6 +159,7 @@ class ZmqChannel final : public Channel {
   Clock::time_point due() const override { return std::min(session_.due(), retry_at_); }
   LinkState state() const override { return session_.state(); }
   int window() const override { return session_.window(); }
+  bool takes_pictures() const override { return session_.takes_pictures(); }
   LinkLoad load() const override { return session_.load(); }
   std::chrono::microseconds round_trip() const override { return session_.round_trip(); }
   const std::string& endpoint() const override { return endpoint_; }

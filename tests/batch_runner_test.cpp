@@ -57,8 +57,8 @@ TEST_CASE("batch: each request gets what it would have got alone") {
   std::size_t decided = 0, undecided = 0, mixed = 0;
   for (const int count : {1, 2}) {
     for (const DType dtype : {DType::kF32, DType::kU8}) {
-      BatchRunner batches(cascade.stages(), 1, count, {dtype, Codec::kRaw}, pool);
-      BatchRunner alone(cascade.stages(), 1, count, {dtype, Codec::kRaw}, pool);
+      BatchRunner batches(cascade.stages(), 1, 1, count, {dtype, Codec::kRaw}, pool);
+      BatchRunner alone(cascade.stages(), 1, 1, count, {dtype, Codec::kRaw}, pool);
       for (int round = 0; round < 40; ++round) {
         std::vector<Job> jobs, twins;
         const std::size_t size = 1 + random() % kBatch;
@@ -91,7 +91,7 @@ TEST_CASE("batch: each request gets what it would have got alone") {
 TEST_CASE("batch: its answers are the cascade's") {
   const SmallCascade cascade(SmallCascade::Thresholds::kMixed, 60, kBatch);
   ThreadPool pool(1);
-  BatchRunner batches(cascade.stages(), 1, 2, {}, pool);
+  BatchRunner batches(cascade.stages(), 1, 1, 2, {}, pool);
   std::vector<std::size_t> pictures;
   for (std::size_t i = 0; i < cascade.size(); ++i)
     if (cascade.expected()[i].exit > 0) pictures.push_back(i);

@@ -120,6 +120,7 @@ class AtOnce final : public Channel {
   LinkState state() const override { return LinkState::kUp; }
   void cancel(const RequestId&) override {}
   int window() const override { return 64; }
+  bool takes_pictures() const override { return false; }
   LinkLoad load() const override { return {}; }
   std::chrono::microseconds round_trip() const override { return {}; }
   const std::string& endpoint() const override { return endpoint_; }

@@ -69,6 +69,7 @@ class Puppet final : public Channel {
   Clock::time_point due() const override { return Clock::time_point::max(); }
   LinkState state() const override { return strings_.state; }
   int window() const override { return strings_.window; }
+  bool takes_pictures() const override { return false; }
   LinkLoad load() const override { return strings_.load; }
   microseconds round_trip() const override { return strings_.round_trip; }
   const std::string& endpoint() const override { return endpoint_; }

@@ -139,6 +139,7 @@ class Demo : public ConfigurableCommand {
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N [20]");
     model_.add_to(*app());
     thresholds_.add_to(*app());
+    cut_.add_to(*app());
     codec_.add_to(*app());
     policy_.add_to(*app());
     app()->footer(std::string("Examples:\n"
@@ -182,6 +183,8 @@ class Demo : public ConfigurableCommand {
                       .next = {tiers.link()},
                       .options = {},
                       .log = log.callback()};
+    setup.options.cut = cut_.cut();
+    setup.options.pictures = model.preprocess;
     setup.options.format = codec_.format();
     setup.options.policy = policy_.policy();
     setup.options.window = 1;  // times of pictures that do not wait for one another
@@ -242,6 +245,7 @@ class Demo : public ConfigurableCommand {
   int limit_ = 20;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  CutOption cut_;
   CodecOptions codec_;
   PolicyOption policy_;
 };

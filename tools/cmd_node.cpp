@@ -283,6 +283,7 @@ class NodeCommand : public ConfigurableCommand {
     options.keys = keys_.node(options.listen);
     values.links = keys_.links(values.next);
     values.model = load_model(model_.path());
+    options.pictures = values.model.preprocess;
     values.share = share_of(options.tier, values.model);
     options.first_stage = values.share.first;
     options.stage_count = values.share.count;

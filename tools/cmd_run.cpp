@@ -46,6 +46,7 @@ class Run : public ConfigurableCommand {
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures of --data");
     model_.add_to(*app());
     thresholds_.add_to(*app());
+    cut_.add_to(*app());
     codec_.add_to(*app());
     compute_.add_to(*app());
     app()
@@ -142,6 +143,8 @@ class Run : public ConfigurableCommand {
     if (!duration_.empty()) options.duration = parse_duration("--duration", duration_);
     if (!every_.empty()) options.every = parse_duration("--every", every_);
     values.model = load_model(model_.path());
+    options.cut = cut_.cut();
+    options.pictures = values.model.preprocess;
     values.thresholds = thresholds_.read(values.model);
     return values;
   }
@@ -230,6 +233,7 @@ class Run : public ConfigurableCommand {
   int limit_ = 0;
   ModelOption model_;
   ThresholdOptions thresholds_;
+  CutOption cut_;
   CodecOptions codec_;
   ComputeOptions compute_;
   std::string deadline_ = "1s";

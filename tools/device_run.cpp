@@ -27,6 +27,12 @@ const std::string& class_name(const DeviceSetup& setup, const Outcome& outcome) 
   return setup.model.classes.at(static_cast<std::size_t>(outcome.decision.label));
 }
 
+// What the device has sent.
+const char* sent_as(const Outcome& outcome) {
+  if (outcome.hops.empty() || outcome.hops[0].sent_bytes == 0) return "nothing";
+  return outcome.sent_picture ? "picture" : "tensor";
+}
+
 double macs_up_to(const DeviceSetup& setup, int exit) {
   double sum = 0.0;
   for (int i = 0; i <= exit; ++i) {
@@ -139,6 +145,7 @@ Json outcome_json(const DeviceSetup& setup, const std::string& name, const Outco
            if_answered([&] { return setup.unit.shown(static_cast<double>(decision.entropy)); })},
           {"unit", setup.unit.name()},
           {"status", status_of(outcome)},
+          {"sent_as", sent_as(outcome)},
           {"sent_bytes", outcome.bytes_sent()},
           {"compute_ms", ms(compute_us(outcome))},
           {"wire_ms", ms(outcome.wire_us)},
@@ -184,6 +191,7 @@ void RunSummary::add(const Outcome& outcome, std::optional<int> label) {
   group.sent_bytes += static_cast<double>(outcome.bytes_sent());
   total_us_.push_back(static_cast<double>(outcome.total_us));
   sent_bytes_ += outcome.bytes_sent();
+  sent_pictures_ += outcome.sent_picture ? 1 : 0;
   for (std::size_t cut = 0; cut < std::min(outcome.hops.size(), crossings_.size()); ++cut) {
     const std::uint32_t bytes = outcome.hops[cut].sent_bytes;
     if (bytes > 0) crossings_[cut].add(bytes);
@@ -226,6 +234,8 @@ std::string RunSummary::text() const {
           format_macs(macs_ / pictures) + " MACs a picture, " + format_percent(macs_ / whole) +
           " of the whole network\n" + "sent      " + format_grouped(sent_bytes_) +
           " bytes; the raw pictures are " + format_grouped(raw) + " bytes\n";
+  if (sent_pictures_ > 0)
+    text += "pictures  " + format_grouped(sent_pictures_) + " sent instead of their tensors\n";
   return text + crossings_text(setup_.stages, crossings_);
 }
 
@@ -254,6 +264,7 @@ Json RunSummary::json() const {
       {"mean", total.mean / 1e3}, {"p50", total.p50 / 1e3}, {"p99", total.p99 / 1e3}};
   value["mean_macs"] = macs_ / pictures;
   value["sent_bytes"] = sent_bytes_;
+  value["sent_pictures"] = sent_pictures_;
   value["cuts"] = crossings_json(setup_.stages, crossings_);
   value["picture_bytes"] = setup_.model.preprocess.input.elements() * pictures_;
   return value;

@@ -84,6 +84,7 @@ class RunSummary {
   std::vector<Group> groups_;
   std::vector<double> total_us_;
   std::uint64_t sent_bytes_ = 0;
+  std::size_t sent_pictures_ = 0;
   std::vector<Crossing> crossings_;  ///< [cuts], the first is the device's
   double macs_ = 0.0;                ///< computed for the answers given
   std::size_t degraded_ = 0, unanswered_ = 0;

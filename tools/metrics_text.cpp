@@ -157,10 +157,26 @@ void add_links(Families& families, const std::vector<LinkStatus>& links) {
         [](const LinkStatus& link) { return static_cast<double>(link.away); });
   gauge("link_window", "Requests that the peer may have at once",
         [](const LinkStatus& link) { return static_cast<double>(link.window); });
+  gauge("link_service_seconds", "Time that the peer takes for a request; 0: not yet known",
+        [](const LinkStatus& link) {
+          return static_cast<double>(link.service.count()) * kMicrosecond;
+        });
   gauge("link_round_trip_seconds", "Smoothed time to the peer and back; 0: not yet known",
         [](const LinkStatus& link) {
           return static_cast<double>(link.round_trip.count()) * kMicrosecond;
         });
+  const auto counter = [&](const char* name, const char* help, auto value) {
+    families.begin(name, MetricType::Counter, help);
+    for (const LinkStatus& link : links) families.add({{"peer", link.endpoint}}, value(link));
+  };
+  counter("link_sent_total", "Requests sent to the peer, second attempts included",
+          [](const LinkStatus& link) { return link.sent; });
+  counter("link_answered_total", "Requests that the peer answered in time",
+          [](const LinkStatus& link) { return link.answered; });
+  counter("link_failed_total", "Requests that the peer refused, lost or answered late",
+          [](const LinkStatus& link) { return link.failed; });
+  counter("link_retried_total", "Failed requests that another peer got",
+          [](const LinkStatus& link) { return link.retried; });
 }
 
 void add_state(Families& families, const TelemetrySnapshot& now) {

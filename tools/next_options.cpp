@@ -22,6 +22,22 @@ void PolicyOption::add_to(CLI::App& app) {
 
 Policy PolicyOption::policy() const { return policy_named(text).value_or(Policy::kBalanced); }
 
+void CutOption::add_to(CLI::App& app) {
+  app.add_option("--cut", text,
+                 "what is handed on: the tensor, whose picture never leaves the\n"
+                 "device; the picture, smaller but to be computed again; auto:\n"
+                 "what is answered sooner, as measured [tensor]")
+      ->type_name("NAME")
+      ->check(CLI::Validator(
+          [](std::string& name) {
+            return cut_named(name) ? std::string()
+                                   : "wanted tensor, picture or auto, found '" + name + "'";
+          },
+          ""));
+}
+
+Cut CutOption::cut() const { return cut_named(text).value_or(Cut::kTensor); }
+
 void NextOption::add_to(CLI::App& app, const std::string& tier) {
   app.add_option("-n,--next", texts, tier + "; several nodes with commas, or --next again")
       ->type_name("HOST:PORT")

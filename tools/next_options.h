@@ -1,10 +1,11 @@
-// --next and --policy: which nodes a device or an edge hands on to, and when.
+// --next, --policy and --cut: which nodes a device or an edge hands on to, when and what.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
+#include "net/cut_choice.h"
 #include "net/policy.h"
 
 namespace offramp::cli {
@@ -15,6 +16,14 @@ struct PolicyOption {
 
   void add_to(CLI::App& app);
   Policy policy() const;
+};
+
+/// `--cut`.
+struct CutOption {
+  std::string text = cut_name(Cut::kTensor);
+
+  void add_to(CLI::App& app);
+  Cut cut() const;
 };
 
 /// `--next`, given several times or with commas.
