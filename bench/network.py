@@ -9,6 +9,7 @@ Parts:
     codec   encoding and decoding a tensor at the first cut (build/release/bench/codec_bench)
     idle    CPU time of an edge and a cloud with a device that is connected and says nothing
     busy    a cloud that is never idle, beside the engine alone with the same stage and batch size
+            (build/release/bench/stage_bench)
     many    1,000 devices: the peak, the latencies below it, and three times the peak
 
 Answers are checked before and while times are taken: any that is lost, doubled or wrong ends the
@@ -37,6 +38,8 @@ PARTS = ("hop", "codec", "idle", "busy", "many")
 DEVICES = 1000
 KEYS = 16  # a node knows 64 connections of one key
 CODEC = ("--codec", "u8")  # of every link
+MODEL = ROOT / "weights" / "resnet20b.safetensors"
+CLOUD_STAGE = 2
 BATCH_SIZES = (1, 8, 32)
 START_SECONDS = 60
 
@@ -73,15 +76,13 @@ def make_keys(folder):
 
 
 class Node:
-    """A tier as a process. A core of its own for it, where `core` says so."""
+    """A tier as a process."""
 
-    def __init__(self, folder, tier, more=(), core=None):
+    def __init__(self, folder, tier, more=()):
         port_file = folder / f"{tier}.addr"
         port_file.unlink(missing_ok=True)
         command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet",
-                   "--port-file", port_file, "--keys", folder / tier, *more]
-        if core is not None:
-            command = ["taskset", "-c", core, *command]
+                   "--port-file", port_file, "--keys", folder / tier, "--model", MODEL, *more]
         self.process = subprocess.Popen([str(part) for part in command])
         end = time.monotonic() + START_SECONDS
         while not port_file.exists():
@@ -117,7 +118,7 @@ def tiers(folder):
 
 def load_command(arguments, folder, node, client, more):
     data = ["--data", arguments.data] if arguments.data else []
-    return [BINARY, "load", "--next", node.address, "--keys", folder / client, "--json", *CODEC,
+    return [BINARY, "load", "--next", node.address, "--keys", folder / client, "--json", "--model", MODEL, *CODEC,
             *data, *more]
 
 
@@ -168,23 +169,29 @@ def measure_idle(arguments, folder):
     return {"seconds": seconds, "edge_percent": round(shares[0], 3), "cloud_percent": round(shares[1], 3)}
 
 
-def engine_rate(batch):
+def engine_rate(batch, seconds):
     """Pictures a second of the stage that a cloud runs, in one thread and in batches."""
-    report = json.loads(output_of(["taskset", "-c", "0", BINARY, "profile", "--batch", batch, "--json"]))
-    return 1e6 * batch / sum(step["us"] for step in report["steps"] if step["tier"] == "cloud")
+    return float(output_of([BUILD / "bench" / "stage_bench", MODEL, CLOUD_STAGE, batch, seconds]))
 
 
 def measure_busy(arguments, folder):
+    """In turns, for a machine's speed changes from one second to the next."""
+    rounds, seconds = (3, 1) if arguments.quick else (9, 2)
     rows = []
-    duration = ("--duration", "2s" if arguments.quick else "10s")
     for batch in BATCH_SIZES:
-        engine = engine_rate(batch)
+        engine, node = [], []
         with Node(folder, "cloud", ["--batch", str(batch)]) as cloud:
-            found, = load(arguments, folder, cloud, "edge", "--cut", "2", "--concurrency",
-                          str(4 * batch), "--connections", "4", "--window", str(batch), *duration)
-        rows.append({"batch": batch, "engine_per_second": round(engine, 1),
-                     "node_per_second": found["goodput"],
-                     "share": round(found["goodput"] / engine, 3), "load": found})
+            for _ in range(rounds):
+                engine.append(engine_rate(batch, seconds))
+                found, = load(arguments, folder, cloud, "edge", "--cut", "2", "--concurrency",
+                              str(4 * batch), "--connections", "4", "--window", str(batch),
+                              "--duration", f"{seconds}s", "--deadline", "5s")
+                node.append(found["goodput"])
+        shares = [n / e for n, e in zip(node, engine)]
+        rows.append({"batch": batch, "engine_per_second": round(statistics.median(engine), 1),
+                     "node_per_second": round(statistics.median(node), 1),
+                     "share": round(statistics.median(shares), 3),
+                     "shares": [round(share, 3) for share in shares]})
     return rows
 
 
