@@ -39,7 +39,7 @@ class Library(unittest.TestCase):
         cls.library = next(cls.prefix.rglob("libofframp_client.so"))
         cls.c, cls.cpp = cls.by_pkg_config(), cls.by_cmake()
         (cls.folder / "keys").mkdir()
-        make_keys(cls.folder / "keys")
+        make_keys(BINARY, cls.folder / "keys")
 
     @classmethod
     def by_pkg_config(cls):

@@ -378,7 +378,7 @@ TEST_CASE("a log that nobody reads costs no answer, and says later how much is m
     // More lines than a pipe takes: each greeting for another model is one.
     offramp::test::RawClient stranger(address);
     for (int i = 0; i < 900; ++i)
-      stranger.send(Hello{.session = 1, .model = {}, .cut = 1, .shape = {}});
+      stranger.send(Hello{.session = 1, .model = {}, .cut = 1, .shape = {.channels = 1}});
     while (stranger.receive(milliseconds(500))) {
     }
     check_untouched(bench.run(address, 20, {"--insecure"}), 20);

@@ -49,11 +49,4 @@ def draw_data_set(folder, count):
 
 def make_keys(program, folder):
     """A folder of keys for each tier, as --keys wants them."""
-    public = {}
-    for tier in ("device", "edge", "cloud"):
-        (folder / tier).mkdir()
-        keygen = [program, "keygen", folder / tier / "self.key"]
-        public[tier] = subprocess.run(keygen, check=True, capture_output=True, text=True).stdout
-    for tier, following in (("device", "edge"), ("edge", "cloud")):
-        (folder / tier / "next.pub").write_text(public[following])
-        (folder / following / "allow").write_text(f"{tier} {public[tier]}")
+    subprocess.run([program, "keygen", "--tiers", folder], check=True)

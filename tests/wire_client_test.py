@@ -69,7 +69,7 @@ class WireClient(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         (self.folder / "keys").mkdir()
-        make_keys(self.folder / "keys")
+        make_keys(BINARY, self.folder / "keys")
         self.keys = self.folder / "keys" / "device"
 
     def run_device(self, *more):

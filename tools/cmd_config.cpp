@@ -18,8 +18,8 @@ class Config : public Command {
   Config(CLI::App& root, const Commands& commands)
       : Command(root.add_subcommand("config", "Check a configuration file")), commands_(commands) {
     app()->require_subcommand(1);
-    CLI::App* const check = app()->add_subcommand(
-        "check", "Read it as the commands would, start nothing, and show what is in force");
+    CLI::App* const check =
+        app()->add_subcommand("check", "Read it as the commands would, and show what is in force");
     check->add_option("FILE", file_, "the configuration")->required()->option_text(" ");
     check->add_option("-c,--command", command_, "check for this command [all that FILE has]")
         ->type_name("node|run|demo")
