@@ -60,7 +60,7 @@ struct Device::Impl {
     if (options.cut == Cut::kTensor) return;
     if (!options.pictures)
       throw Error(ErrorKind::kUsage, "device: wanted how pictures become inputs, found nothing");
-    pixels.emplace(*options.pictures);
+    table.emplace(*options.pictures);
   }
 
   void run(std::size_t count, const Source& source);
@@ -89,7 +89,7 @@ struct Device::Impl {
   StageMemory memory;
   Buffer input;
   Upstream upstream;
-  std::optional<PixelTable> pixels;  ///< when pictures may be sent
+  std::optional<PixelTable> table;  ///< when pictures may be sent
   FormChoice forms;
   /// Until then an absent next tier is waited for; none before it has been needed.
   std::optional<Clock::time_point> grace_ends;
@@ -184,11 +184,11 @@ Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
 
 // The picture or the tensor.
 WireTensor Device::Impl::to_send(const View& carry, Clock::time_point answer_by) {
-  if (pixels && upstream.takes_pictures()) {
+  if (table && upstream.takes_pictures()) {
     const Clock::time_point now = Clock::now();
     const View picture{.data = input.data(), .batch = 1, .shape = stages[0].plan().input_shape()};
     if (options.cut == Cut::kPicture || forms.choose(answer_by - now, now) == Form::kPicture)
-      if (auto tensor = encode_pixels(picture, *pixels, options.format.codec))
+      if (auto tensor = encode_pixels(picture, *table, options.format.codec))
         return std::move(*tensor);
   }
   return encode_tensor(carry, options.format);

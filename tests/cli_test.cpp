@@ -70,7 +70,7 @@ TEST_CASE("help and version go to stdout and are a success") {
   CHECK(version.out.starts_with("offramp "));
   CHECK(lines(version.out).size() == 1);
   for (const char* name : {"", "classify", "eval", "inspect", "profile", "node", "run", "demo",
-                           "load", "keygen", "top", "config"}) {
+                           "load", "keygen", "top", "health", "config"}) {
     CAPTURE(name);
     std::vector<std::string> arguments = {"--help"};
     if (*name != '\0') arguments.insert(arguments.begin(), name);
@@ -109,6 +109,8 @@ TEST_CASE("wrong options end with 64, one line and where to read on") {
       {"keygen", "--tiers", bench.data, picture},
       {"keygen", "--tiers", bench.data, "--force"},
       {"top"},
+      {"health"},
+      {"health", "--live", "moon:99999"},
       {"config"},
       {"config", "check"},
       {"run", "--next", "127.0.0.1:1", "--insecure", "--keys", bench.data, picture},

@@ -198,6 +198,9 @@ TEST_CASE("metrics of a node add up to what a device has seen") {
   CHECK(metric(at, "offramp_draining") == 0);
   CHECK(get(at, "/health/live").status == 200);
   CHECK(get(at, "/health/ready").body == "ok\n");
+  CHECK(offramp({"health", at}).out == "ready\n");
+  CHECK(offramp({"health", "--live", at}).out == "live\n");
+  check_refusal(offramp({"health", "127.0.0.1:1"}), kUnavailable, "unreachable");
   CHECK(get(at, "/").status == 404);
 
   // A device without a key is counted where it is refused.
@@ -240,6 +243,7 @@ TEST_CASE("health: stuck workers make a node unready and then dead, and a drain 
   CHECK(comes_true([&] { return (ready = get(at, "/health/ready")).status == 503; }));
   CHECK(ready.body.starts_with("the workers have not answered for "));
   CHECK(lines(ready.body).size() == 1);
+  check_refusal(offramp({"health", at}), kUnavailable, "the workers have not answered for ");
   Answer live;
   CHECK(comes_true([&] { return (live = get(at, "/health/live")).status == 503; }));
   CHECK(live.body.starts_with("the workers have not answered for "));

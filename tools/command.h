@@ -63,6 +63,7 @@ std::unique_ptr<Command> make_run(CLI::App& root);
 std::unique_ptr<Command> make_demo(CLI::App& root);
 std::unique_ptr<Command> make_load(CLI::App& root);
 std::unique_ptr<Command> make_keygen(CLI::App& root);
+std::unique_ptr<Command> make_health(CLI::App& root);
 std::unique_ptr<Command> make_top(CLI::App& root);
 /// `commands` outlives it, and holds all by the time that it runs.
 std::unique_ptr<Command> make_config(CLI::App& root, const Commands& commands);

@@ -116,9 +116,13 @@ const char* type_name(ConfigValue::Type type) {
 }
 
 ConfigFile ConfigFile::read(const std::filesystem::path& path) {
+  return parse(contents(path), path);
+}
+
+ConfigFile ConfigFile::parse(std::string_view text, const std::filesystem::path& path) {
   ConfigFile file{.path = path};
   try {
-    const toml::table root = toml::parse(contents(path), path.string());
+    const toml::table root = toml::parse(text, path.string());
     for (const auto& [name, node] : root) {
       ConfigSection section{.where = place(path, node.source())};
       const toml::table* const table = node.as_table();

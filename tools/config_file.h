@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace offramp::cli {
@@ -34,6 +35,8 @@ struct ConfigFile {
   /// Throws Error{kMissingInput} when it cannot be read, Error{kUsage} when it is not TOML or has
   /// values outside of sections.
   static ConfigFile read(const std::filesystem::path& path);
+  /// The same for contents that have been read; `path` is for messages.
+  static ConfigFile parse(std::string_view text, const std::filesystem::path& path);
 };
 
 }  // namespace offramp::cli

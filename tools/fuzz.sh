@@ -29,7 +29,7 @@ cmake --build --preset fuzz --target "${fuzzers[@]}" >&2
 longest() {
   case "$1" in
     service_fuzz) echo 256 ;;
-    keys_fuzz) echo 512 ;;
+    config_fuzz | keys_fuzz) echo 512 ;;
     link_fuzz) echo 1024 ;;
     message_fuzz | tensor_codec_fuzz) echo 4096 ;;
     *) echo 16384 ;;

@@ -145,7 +145,7 @@ int run(int argc, char** argv) {
   root.require_subcommand(1);
   Commands commands;
   for (auto make : {make_classify, make_eval, make_inspect, make_profile, make_node, make_run,
-                    make_demo, make_load, make_keygen, make_top}) {
+                    make_demo, make_load, make_keygen, make_top, make_health}) {
     commands.push_back(make(root));
   }
   commands.push_back(make_config(root, commands));

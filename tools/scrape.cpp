@@ -15,6 +15,31 @@ namespace {
 constexpr std::chrono::milliseconds kPatience{1000};
 constexpr std::size_t kMostBytes = std::size_t{4} << 20;
 
+struct Page {
+  int status = 0;
+  std::string body;
+  std::string problem;  ///< why there is none
+};
+
+/// Within about two seconds.
+Page get(const HttpAddress& address, const std::string& path) {
+  httplib::Client client(address.host, address.port);
+  client.set_connection_timeout(kPatience);
+  client.set_read_timeout(kPatience);
+  client.set_write_timeout(kPatience);
+  Page page;
+  const auto until = std::chrono::steady_clock::now() + 2 * kPatience;
+  const httplib::Result result = client.Get(path, [&](const char* data, std::size_t size) {
+    page.body.append(data, size);
+    return page.body.size() <= kMostBytes && std::chrono::steady_clock::now() < until;
+  });
+  if (result)
+    page.status = result->status;
+  else
+    page.problem = result.error() == httplib::Error::Connection ? "unreachable" : "no answer";
+  return page;
+}
+
 /// `{a="b",c="d"}` from text[at]; leaves `at` behind it. False when it is not that.
 bool read_labels(const std::string& text, std::size_t& at, Metrics::Labels& labels) {
   while (true) {
@@ -142,27 +167,26 @@ std::optional<double> percentile(const Metrics& before, const Metrics& now,
 
 Reading fetch(const HttpAddress& address) {
   Reading reading{.when = std::chrono::steady_clock::now(), .metrics = {}, .problem = {}};
-  httplib::Client client(address.host, address.port);
-  client.set_connection_timeout(kPatience);
-  client.set_read_timeout(kPatience);
-  client.set_write_timeout(kPatience);
-  std::string body;
-  const auto until = reading.when + 2 * kPatience;
-  const httplib::Result result = client.Get("/metrics", [&](const char* data, std::size_t size) {
-    body.append(data, size);
-    return body.size() <= kMostBytes && std::chrono::steady_clock::now() < until;
-  });
-  if (!result)
-    reading.problem = result.error() == httplib::Error::Connection ? "unreachable" : "no answer";
-  else if (result->status != 200)
-    reading.problem = "status " + std::to_string(result->status);
+  const Page page = get(address, "/metrics");
+  if (!page.problem.empty())
+    reading.problem = page.problem;
+  else if (page.status != 200)
+    reading.problem = "status " + std::to_string(page.status);
   else
-    reading.metrics = Metrics::parse(body);
+    reading.metrics = Metrics::parse(page.body);
   if (reading.metrics && reading.metrics->of("offramp_info").empty()) {
     reading.metrics.reset();
     reading.problem = "not a node";
   }
   return reading;
+}
+
+std::string fetch_health(const HttpAddress& address, const std::string& path) {
+  Page page = get(address, path);
+  if (!page.problem.empty()) return page.problem;
+  if (page.status == 200) return {};
+  while (!page.body.empty() && page.body.back() == '\n') page.body.pop_back();
+  return page.body.empty() ? "status " + std::to_string(page.status) : page.body;
 }
 
 TierView view_of(const HttpAddress& address, const Reading& before, const Reading& now) {

@@ -51,6 +51,10 @@ struct Reading {
 /// Fetches /metrics, within about two seconds.
 Reading fetch(const HttpAddress& address);
 
+/// What a tier says at `path` ("/health/ready"): empty when all is well, otherwise why it is not or
+/// was not reached.
+std::string fetch_health(const HttpAddress& address, const std::string& path);
+
 /// A tier between two readings, or since it started when `before` has none.
 struct TierView {
   struct Link {
