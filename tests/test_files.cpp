@@ -53,15 +53,6 @@ TestTensor filled(std::vector<std::int64_t> shape, float start) {
   return tensor;
 }
 
-TestTensor ramp(std::vector<std::int64_t> shape) {
-  TestTensor tensor{std::move(shape), {}};
-  std::int64_t count = 1;
-  for (const std::int64_t size : tensor.shape) count *= size;
-  for (std::int64_t i = 0; i < count; ++i)
-    tensor.data.push_back(0.01f * static_cast<float>(i % 7 - 3));
-  return tensor;
-}
-
 }  // namespace
 
 TempDir::TempDir() {

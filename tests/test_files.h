@@ -51,6 +51,10 @@ struct TestModel {
   Bytes signed_file() const;
 };
 
+/// A valid model of 3x4x4 inputs, classes "cat", "dog", "owl" and two exits, "first" at threshold
+/// 0.5 and "last". It has a convolution, batch norm, ReLU, pooling and linear layers.
+TestModel small_model();
+
 /// Joins a header and data to a safetensors file, whatever they contain; pads the header to 8
 /// bytes.
 Bytes safetensors_file(std::string header, std::span<const std::uint8_t> data);

@@ -13,6 +13,7 @@
 
 #include "net/keys.h"
 #include "tests/test_command.h"
+#include "tests/test_models.h"
 
 namespace offramp::testing {
 namespace {
