@@ -110,9 +110,10 @@ class Node:
 
 @contextlib.contextmanager
 def tiers(folder):
-    """An edge and the cloud behind it."""
+    """An edge and the cloud behind it. A queue as long as there may be requests of all devices."""
     with Node(folder, "cloud") as cloud:
-        with Node(folder, "edge", ["--next", cloud.address, *CODEC]) as edge:
+        more = ["--next", cloud.address, "--queue", str(DEVICES), *CODEC]
+        with Node(folder, "edge", more) as edge:
             yield edge, cloud
 
 

@@ -149,6 +149,9 @@ class NodeCommand : public ConfigurableCommand {
     model_.add_to(*app());
     thresholds_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
+    add_count(*app(), "--queue", queue_, 1, 1'000'000,
+              "requests that wait for a worker, at most; each device\n"
+              "may have one there, so take as many as there are [256]");
     add_count(*app(), "--batch", batch_, 1, 32,
               "requests that a worker computes together, at most\n[1 at the edge, 8 in the cloud]");
     app()
@@ -267,6 +270,7 @@ class NodeCommand : public ConfigurableCommand {
     options.tier = tier_ == "edge" ? Tier::kEdge : Tier::kCloud;
     options.listen = parse_listen_endpoint("--listen", listen_);
     options.workers = workers_;
+    options.queue_capacity = queue_;
     options.batch_delay = batch_delay();
     options.drain = std::chrono::ceil<std::chrono::milliseconds>(parse_duration("--drain", drain_));
     options.policy = policy_.policy();
@@ -376,6 +380,7 @@ class NodeCommand : public ConfigurableCommand {
   CodecOptions codec_;
   ComputeOptions compute_;
   int workers_ = 1;
+  int queue_ = 256;
   int batch_ = 0;  ///< 0: the tier's own
   std::string batch_delay_ = "0";
   std::string drain_ = "10s";

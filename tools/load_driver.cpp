@@ -14,6 +14,8 @@ using std::chrono::milliseconds;
 constexpr std::size_t kConnectingAtOnce = 32;
 // A context has room for 1023 sockets, and a link takes three.
 constexpr std::size_t kLinksPerContext = 256;
+// Connections that a request may go over.
+constexpr std::size_t kTries = 16;
 // Sent before answers are read again.
 constexpr int kBurst = 16;
 // How often timers of links are looked at: of a thousand, one is due at any time.
@@ -128,7 +130,7 @@ LoadDriver::Result LoadDriver::run(const LoadPhase& phase, Clock::time_point sta
 
 void LoadDriver::send_open(double rate, Clock::time_point end) {
   for (int i = 0; i < kBurst && next_send_ < end && next_send_ <= Clock::now(); ++i) {
-    send(next_send_);
+    send(next_send_, link_with_room(kTries));
     next_send_ = next_arrival(rate);
   }
 }
@@ -137,8 +139,10 @@ void LoadDriver::send_closed(int most_away, Clock::time_point end) {
   Clock::time_point now = Clock::now();
   if (now < start_) return;
   const auto most = static_cast<std::size_t>(most_away);
-  for (int i = 0; i < kBurst && now < end && away_ < most && link_with_room() != nullptr; ++i) {
-    send(now);
+  for (int i = 0; i < kBurst && now < end && away_ < most; ++i) {
+    Link* const link = link_with_room(links_.size());
+    if (link == nullptr) break;
+    send(now, link);
     now = Clock::now();
   }
   // Any event ends the wait for it, too.
@@ -166,28 +170,29 @@ bool LoadDriver::has_room(const Link& link) const {
          link.away.size() < static_cast<std::size_t>(std::max(0, window));
 }
 
-// Any device may be the next to have a picture; one that can send is looked for from there on.
-LoadDriver::Link* LoadDriver::link_with_room() {
+// Any device may be the next to have a picture; when it cannot send, one of the `tries` after it
+// may.
+LoadDriver::Link* LoadDriver::link_with_room(std::size_t tries) {
   const std::size_t first = random_() % links_.size();
-  for (std::size_t i = 0; i < links_.size(); ++i) {
+  for (std::size_t i = 0; i < std::min(tries, links_.size()); ++i) {
     Link& link = links_[(first + i) % links_.size()];
     if (has_room(link)) return &link;
   }
   return nullptr;
 }
 
-void LoadDriver::send(Clock::time_point intended) {
+// A null link: nobody could send it.
+void LoadDriver::send(Clock::time_point intended, Link* link) {
   LoadRecord& record = result_.records.emplace_back();
   answered_.push_back(false);
   record.intended = intended - start_;
   record.sample = static_cast<std::uint32_t>(next_sample_++ % samples_.size());
-  record.reason = submit(record, intended);
+  record.reason = submit(record, intended, link);
   if (record.reason != Reason::kNone) record.end = LoadEnd::kUnsent;
 }
 
 // kNone, or why the request could not be sent.
-Reason LoadDriver::submit(LoadRecord& record, Clock::time_point intended) {
-  Link* const link = link_with_room();
+Reason LoadDriver::submit(LoadRecord& record, Clock::time_point intended, Link* link) {
   if (link == nullptr) {
     const bool any_up = std::ranges::any_of(
         links_, [](const Link& each) { return each.channel->state() == LinkState::kUp; });

@@ -93,11 +93,11 @@ class LoadDriver {
 
   void open_link();
   bool has_room(const Link& link) const;
-  Link* link_with_room();
+  Link* link_with_room(std::size_t tries);
   void send_open(double rate, Clock::time_point end);
   void send_closed(int most_away, Clock::time_point end);
-  void send(Clock::time_point intended);
-  Reason submit(LoadRecord& record, Clock::time_point intended);
+  void send(Clock::time_point intended, Link* link);
+  Reason submit(LoadRecord& record, Clock::time_point intended, Link* link);
   Clock::time_point next_arrival(double rate);
 
   void turn(Clock::time_point until);
