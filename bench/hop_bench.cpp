@@ -136,14 +136,14 @@ Times measure(const Average& network, bool encrypted, int rounds) {
 
   Times times;
   for (int i = 0; i < kWarmup + rounds; ++i) {
-    Handoff handoff{.request = make_request_id(1, static_cast<std::uint64_t>(i)),
-                    .model = wire_model_id(network.id()),
-                    .cut = 1,
-                    .budget_us = 5'000'000,
-                    .tensor = encode_tensor(sample, {})};
+    const Handoff handoff{.request = make_request_id(1, static_cast<std::uint64_t>(i)),
+                          .model = wire_model_id(network.id()),
+                          .cut = 1,
+                          .budget_us = 5'000'000,
+                          .tensor = encode_tensor(sample, {})};
     std::uint32_t sent_bytes = 0;
     const Clock::time_point start = Clock::now();
-    if (!channel->submit(std::move(handoff), sent_bytes))
+    if (!channel->submit(handoff, sent_bytes))
       throw std::runtime_error("wanted a request sent, found no room");
     const Verdict verdict = await<Verdict>(*channel);
     const Clock::time_point end = Clock::now();

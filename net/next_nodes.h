@@ -23,9 +23,11 @@ using Dial = std::function<std::unique_ptr<Channel>(const std::string& endpoint,
 /// None at all: there is no next tier.
 struct NextNodes {
   NextNodes() = default;
-  /// One node, whose link was made elsewhere; null: none.
+  /// One node, whose link was made elsewhere; null: none. Implicit, as one link is a tier of one
+  /// node; the constraint leaves copies and moves alone.
   template <std::convertible_to<std::unique_ptr<Channel>> Link>
-  NextNodes(Link&& link) {  // NOLINT(google-explicit-constructor): one link is a tier of one node
+  NextNodes(
+      Link&& link) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
     if (std::unique_ptr<Channel> channel = std::forward<Link>(link))
       links.push_back(std::move(channel));
   }
