@@ -26,8 +26,8 @@ struct NextNodes {
   /// One node, whose link was made elsewhere; null: none. Implicit, as one link is a tier of one
   /// node; the constraint leaves copies and moves alone.
   template <std::convertible_to<std::unique_ptr<Channel>> Link>
-  NextNodes(
-      Link&& link) {  // NOLINT(google-explicit-constructor,bugprone-forwarding-reference-overload)
+  // NOLINTNEXTLINE(google-explicit-constructor,bugprone-forwarding-reference-overload)
+  NextNodes(Link&& link) {
     if (std::unique_ptr<Channel> channel = std::forward<Link>(link))
       links.push_back(std::move(channel));
   }
