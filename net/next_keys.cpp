@@ -38,8 +38,10 @@ NextKeys NextKeys::parse(std::string_view text, const std::string& where) {
     std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(line.size() + 1, text.size()));
     const auto refuse = [&](const std::string& wanted, const std::string& found) {
-      throw Error(kBadKeys, where + ": line " + std::to_string(number) + ": wanted " + wanted +
-                                ", found " + found);
+      std::string message = where + ": line " + std::to_string(number);
+      message += ": wanted " + wanted;
+      message += ", found " + found;
+      throw Error(kBadKeys, message);
     };
     const std::string_view key_word = take_word(line);
     if (key_word.empty() || key_word.starts_with('#')) continue;  // no key in Z85 begins so

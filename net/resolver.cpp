@@ -135,8 +135,8 @@ void Resolver::work(const std::shared_ptr<Shared>& shared) {
     try {
       answer.addresses = shared->resolve(answer.endpoint);
       std::ranges::sort(answer.addresses);
-      const auto repeated = std::ranges::unique(answer.addresses);
-      answer.addresses.erase(repeated.begin(), repeated.end());
+      answer.addresses.erase(std::unique(answer.addresses.begin(), answer.addresses.end()),
+                             answer.addresses.end());
       if (answer.addresses.empty())
         answer.problem = answer.endpoint + ": wanted an address, found none";
     } catch (const std::exception& error) {

@@ -373,10 +373,6 @@ def cpp_tests(*cases):
     return f"{len(cases)} C++ tests, {asserts[1]} checks"
 
 
-def has_option(command, option):
-    done = subprocess.run([PROGRAM, command, "--help"], capture_output=True, text=True)
-    return option in done.stdout
-
 
 def need(tool, package):
     if not shutil.which(tool):
