@@ -260,9 +260,11 @@ TEST_CASE("next keys: a line that is none is refused, with its number") {
                                           other + " edge:5555 edge:5556",
                                           "device " + other,
                                           "secret-key " + other};
+  const std::string two_keys = kSomeKey + "\n" + other + " edge-1:5555\n";
   for (const std::string& line : wrong) {
     CAPTURE(line);
-    const std::string text = kSomeKey + "\n" + other + " edge-1:5555\n" + line + "\n";
+    std::string text = two_keys;
+    text += line + "\n";
     const Error error = error_of([&] { NextKeys::parse(text, "keys/next.pub"); });
     check_error(error, kBadKeys, "keys/next.pub: line 3: ");
     CHECK(std::string(error.what()).find(other.substr(5, 8)) == std::string::npos);

@@ -499,7 +499,7 @@ TEST_CASE("node: messages that take long to read do not keep it from all else") 
               .tensor = encode_tensor({.data = values.data(), .batch = 1, .shape = identity.shape},
                                       {DType::kU8PerChannel, Codec::kLz4})});
   std::uint32_t bytes = 0;
-  for (Handoff& handoff : handoffs) REQUIRE(channel->submit(std::move(handoff), bytes));
+  for (const Handoff& handoff : handoffs) REQUIRE(channel->submit(handoff, bytes));
   while (node.counters().requests == 0) std::this_thread::sleep_for(std::chrono::microseconds(50));
   // It is heard between two of them, and what has not been read by then is not taken any more.
   node.stop();
