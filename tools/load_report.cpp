@@ -132,8 +132,11 @@ std::string load_details(const LoadRow& row) {
   std::string text;
   const auto add = [&text](const std::string& what,
                            const std::vector<std::pair<std::string, std::uint64_t>>& counts) {
-    for (const auto& [name, count] : counts)
-      text += (text.empty() ? "  " : "; ") + format_grouped(count) + " " + what + ": " + name;
+    for (const auto& [name, count] : counts) {
+      text += text.empty() ? "  " : "; ";
+      text += format_grouped(count) + " " + what;
+      text += ": " + name;
+    }
   };
   add("degraded", named(row.degraded_by, name_of_reason));
   add("errors", named(row.faults_by, name_of_fault));

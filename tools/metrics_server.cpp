@@ -247,10 +247,10 @@ MetricsServer::~MetricsServer() { stop(); }
 const HttpAddress& MetricsServer::address() const { return impl_->address; }
 
 void MetricsServer::serve(NodeIdentity identity, std::function<TelemetrySnapshot()> read) {
-  const char* const kText = "text/plain; version=0.0.4; charset=utf-8";
+  const char* const type = "text/plain; version=0.0.4; charset=utf-8";
   impl_->server.Get("/metrics",
-                    [read, identity, kText](const httplib::Request&, httplib::Response& response) {
-                      response.set_content(metrics_text(read(), identity), kText);
+                    [read, identity, type](const httplib::Request&, httplib::Response& response) {
+                      response.set_content(metrics_text(read(), identity), type);
                     });
   const auto health = [&](const char* path, auto problem) {
     impl_->server.Get(path, [read, problem](const httplib::Request&, httplib::Response& response) {

@@ -144,9 +144,12 @@ std::vector<double> parse_numbers(const std::string& option, const std::string& 
   for (const std::string& part : split(text, ',')) {
     const std::optional<double> number = parse_number<double>(part);
     // Written so that NaN fails it.
-    if (!number || !(*number >= least && *number <= most))
-      throw Error(ErrorKind::kUsage, option + ": wanted numbers from " + format_short(least) +
-                                         " to " + format_short(most) + ", found '" + part + "'");
+    if (!number || !(*number >= least && *number <= most)) {
+      std::string message = option + ": wanted numbers from " + format_short(least);
+      message += " to " + format_short(most);
+      message += ", found '" + part;
+      throw Error(ErrorKind::kUsage, message + "'");
+    }
     numbers.push_back(*number);
   }
   return numbers;

@@ -117,9 +117,12 @@ void Settings::apply(const std::map<std::string, Settings*>& sections,
       const auto known = sections.find(name);
       if (known == sections.end()) {
         std::string names;
-        for (const auto& each : sections) names += (names.empty() ? "[" : ", [") + each.first + "]";
-        throw Error(ErrorKind::kUsage,
-                    section.where + ": wanted a section of " + names + ", found [" + name + "]");
+        for (const auto& each : sections) {
+          names += names.empty() ? "[" : ", [";
+          names += each.first + "]";
+        }
+        names += ", found [" + name;
+        throw Error(ErrorKind::kUsage, section.where + ": wanted a section of " + names + "]");
       }
       known->second->require_known_keys(section);
     }
@@ -154,8 +157,11 @@ void Settings::take_environment() {
     const auto found = from_environment(*option);
     if (!found) continue;
     const auto& [name, value] = *found;
-    if (is_flag(*option) && value != "true" && value != "false")
-      throw Error(ErrorKind::kUsage, name + ": wanted true or false, found '" + value + "'");
+    if (is_flag(*option) && value != "true" && value != "false") {
+      std::string message = name + ": wanted true or false, found '";
+      message += value + "'";
+      throw Error(ErrorKind::kUsage, message);
+    }
     ranks_[option] = kEnvironment;
     take(*option, {value}, name);
   }
@@ -219,7 +225,8 @@ std::string Settings::explain(const std::string& message) const {
   for (const auto& [option, where] : origins_) {
     const std::string key = key_of(*option);
     // A variable's name says which option it is.
-    const std::string source = where.starts_with("OFFRAMP_") ? where : where + ": " + key;
+    std::string source = where;
+    if (!where.starts_with("OFFRAMP_")) source += ": " + key;
     if (begins(message, "--" + key)) return source + message.substr(2 + key.size());
     const std::string value = joined(option->results());
     if (value.size() > longest && begins(found, value)) {
