@@ -2,10 +2,11 @@
 # The demo in three containers: builds the image, starts cloud and edge, runs the device, takes all
 # of it down again.
 #
-#   tools/demo_docker.sh [--small] [--keep]
+#   tools/demo_docker.sh [--small] [--keep] [--no-build]
 #
-#   --small   boards of 64 MB, 256 MB and 1 GB with 0.25, 0.5 and 1 CPU
-#   --keep    leave cloud and edge running; their metrics are on 127.0.0.1:9103 and 9102
+#   --small     boards of 64 MB, 256 MB and 1 GB with 0.25, 0.5 and 1 CPU
+#   --keep      leave cloud and edge running; their metrics are on 127.0.0.1:9103 and 9102
+#   --no-build  take the image offramp as it is
 #
 # Needs a Docker Engine (DOCKER_HOST names another one) and Compose, v1 or v2.
 
@@ -14,12 +15,14 @@ cd "$(dirname "$0")/.."
 
 files=(-f docker/compose.yaml)
 keep=no
+build=yes
 for argument in "$@"; do
   case "$argument" in
     --small) files+=(-f docker/compose.small.yaml) ;;
     --keep) keep=yes ;;
+    --no-build) build=no ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "demo_docker.sh: wanted --small or --keep, found '$argument'" >&2; exit 64 ;;
+    *) echo "demo_docker.sh: wanted --small, --keep or --no-build, found '$argument'" >&2; exit 64 ;;
   esac
 done
 
@@ -51,8 +54,10 @@ quietly() {
   fi
 }
 
-echo "building the image offramp (some minutes the first time)" >&2
-quietly docker build -f docker/Dockerfile -t offramp ${OFFRAMP_BASE:+--build-arg "BASE=$OFFRAMP_BASE"} .
+if [ "$build" = yes ]; then
+  echo "building the image offramp (some minutes the first time)" >&2
+  quietly docker build -f docker/Dockerfile -t offramp ${OFFRAMP_BASE:+--build-arg "BASE=$OFFRAMP_BASE"} .
+fi
 echo "starting cloud and edge" >&2
 quietly "${compose[@]}" up -d cloud edge
 "${compose[@]}" run --rm -T device 2> >(grep -v -i -e 'creating offramp' -e 'starting offramp' -e 'container offramp' >&2)
