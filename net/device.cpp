@@ -69,6 +69,7 @@ struct Device::Impl {
   Reason hand_on(std::size_t index, Verdict& own, const View& carry, Clock::time_point ready);
   WireTensor to_send(const View& carry, Clock::time_point answer_by);
   void settle(Settled settled, Clock::time_point now);
+  [[noreturn]] void throw_refusal() const;
   void await_link(Clock::time_point until);
   void make_room();
   void await_turn(Clock::time_point turn);
@@ -95,7 +96,8 @@ struct Device::Impl {
   std::optional<Clock::time_point> grace_ends;
   Clock::duration busy{};  ///< what the last picture took to read and to run
   bool told_absent = false;
-  const Sink* sink = nullptr;  ///< of the run() that is going on
+  std::optional<LinkRefused> refusal;  ///< that left no node to talk to, until one is up
+  const Sink* sink = nullptr;          ///< of the run() that is going on
 };
 
 void Device::Impl::run(std::size_t count, const Source& source) {
@@ -163,6 +165,7 @@ void Device::Impl::classify(std::size_t index, Clock::time_point ready) {
 Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
                              Clock::time_point ready) {
   if (upstream.none()) return Reason::kNoNext;
+  if (refusal) throw_refusal();  // it may have come while there was no picture to tell it of
   const Clock::time_point answer_by = ready + options.deadline;
   if (!grace_ends) grace_ends = Clock::now() + options.connect_grace;
   await_link(std::min(*grace_ends, answer_by - kTimerMargin));
@@ -207,6 +210,11 @@ void Device::Impl::settle(Settled settled, Clock::time_point now) {
   give(settled.ticket, std::move(outcome), settled.answer_by - options.deadline);
 }
 
+void Device::Impl::throw_refusal() const {
+  const bool version = refusal->fault.code == FaultCode::kVersion;
+  throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refusal->why);
+}
+
 // In the first moments an absent next tier may only be late to start.
 void Device::Impl::await_link(Clock::time_point until) {
   while (!upstream.up() && Clock::now() < until) pump(until);
@@ -245,11 +253,12 @@ void Device::Impl::pump(Clock::time_point until, int wakeup) {
   std::vector<Settled> settled;
   upstream.service(now, settled);
   for (Settled& each : settled) settle(std::move(each), now);
-  if (const auto refusal = upstream.take_refusal()) {
-    const bool version = refusal->fault.code == FaultCode::kVersion;
-    throw Error(version ? ErrorKind::kUnavailable : ErrorKind::kBadModel, refusal->why);
+  if (auto told = upstream.take_refusal()) {
+    refusal = std::move(told);
+    throw_refusal();
   }
   if (!upstream.up()) return;
+  refusal.reset();
   told_absent = false;
   if (!grace_ends) grace_ends = now;  // it was there: when it goes, nothing is waited for
   grace_ends = std::min(*grace_ends, now);

@@ -117,6 +117,10 @@ TEST_CASE("client: pictures under way at a next tier") {
     REQUIRE(outcome);
     CHECK(outcome->code == ClientCode::kBadModel);
     CHECK(outcome->message.find("wanted model") != std::string::npos);
+    // Nobody was told again, and it is still so.
+    const auto second = client.wait(client.submit(small.picture), seconds(20));
+    REQUIRE(second);
+    CHECK(second->code == ClientCode::kBadModel);
   }
 }
 
