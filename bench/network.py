@@ -151,9 +151,9 @@ def measure_codec(arguments, folder):
 def measure_idle(arguments, folder):
     seconds = 5 if arguments.quick else 30
     with tiers(folder) as (edge, cloud):
-        # One request in a hundred seconds, at even times: the first after the measurement.
+        # A device that is connected and has nothing to send in this time.
         command = load_command(arguments, folder, edge, "devices",
-                               ("--rate", "0.01", "--duration", f"{seconds + 10}s"))
+                               ("--rate", "0.001", "--duration", f"{seconds + 10}s"))
         with open(folder / "idle.json", "w", encoding="ascii") as out:
             device = subprocess.Popen([str(part) for part in command], stdout=out)
         try:
@@ -310,6 +310,10 @@ def main():
         except Failure as failure:
             print(f"network: {failure}", file=sys.stderr)
             return failure.code if failure.code > 0 else 1
+        except FileNotFoundError as missing:
+            print(f"network: wanted what cmake --build --preset release makes, found no "
+                  f"{missing.filename}", file=sys.stderr)
+            return 69
     print(markdown(report))
     return 0
 

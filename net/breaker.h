@@ -63,11 +63,9 @@ class Breaker {
     opens_at_ = now + std::chrono::duration_cast<Clock::duration>(pause_ * jitter(random));
     pause_ = std::min(2 * pause_, kLongestPause);
   }
-  /// The node has answered a HELLO: it is there again, and one request may try it at once.
-  void greeted(Clock::time_point now) {
-    opens_at_ = std::min(opens_at_, now);
-    probing_ = false;
-  }
+  /// There is reason to believe that the node is there again: one request may try it at once,
+  /// unless one is trying it.
+  void greeted(Clock::time_point now) { opens_at_ = std::min(opens_at_, now); }
 
  private:
   bool open_ = false, probing_ = false;

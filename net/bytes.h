@@ -19,6 +19,7 @@ class ByteWriter {
   void f32(float v) { u32(std::bit_cast<std::uint32_t>(v)); }
   void raw(std::span<const std::uint8_t> v) { bytes_.insert(bytes_.end(), v.begin(), v.end()); }
 
+  void reserve(std::size_t bytes) { bytes_.reserve(bytes); }
   std::size_t size() const { return bytes_.size(); }
   std::vector<std::uint8_t> take() { return std::move(bytes_); }
 

@@ -13,6 +13,7 @@
 
 #include "engine/error.h"
 #include "engine/picture.h"
+#include "net/client_outcome.h"
 #include "net/device.h"
 #include "net/next_keys.h"
 #include "net/node.h"
@@ -40,12 +41,15 @@ void require(bool good, const std::string& wanted, const std::string& found) {
   if (!good) throw Error(ErrorKind::kUsage, "client: wanted " + wanted + ", found " + found);
 }
 
+// A clock's numbers end somewhere.
+constexpr std::chrono::hours kLongestWait{24};
+
 const ClientOptions& checked(const ClientOptions& options) {
   using std::to_string;
-  require(options.deadline.count() >= 1, "a deadline of 1 ms or more",
-          to_string(options.deadline.count()));
-  require(options.connect_grace.count() >= 0, "a grace of 0 ms or more",
-          to_string(options.connect_grace.count()));
+  require(options.deadline.count() >= 1 && options.deadline <= kLongestWait,
+          "a deadline of 1 ms to 24 hours", to_string(options.deadline.count()) + " ms");
+  require(options.connect_grace.count() >= 0 && options.connect_grace <= kLongestWait,
+          "a grace of 0 ms to 24 hours", to_string(options.connect_grace.count()) + " ms");
   require(options.window >= 1 && options.window <= 1024, "a window of 1 to 1024",
           to_string(options.window));
   require(options.queue >= 1 && options.queue <= 65536, "a queue of 1 to 65536",
@@ -99,9 +103,8 @@ NextNodes nodes_of(const ClientOptions& options, std::span<const Stage> stages,
   return zmq_nodes(nodes, link_identity(stages, model, 1), channel);
 }
 
-// A clock's numbers end somewhere.
 std::chrono::milliseconds bounded(std::chrono::milliseconds patience) {
-  return std::min<std::chrono::milliseconds>(patience, std::chrono::hours(24));
+  return std::min<std::chrono::milliseconds>(patience, kLongestWait);
 }
 
 Log log_of(const ClientOptions& options) {
@@ -138,21 +141,31 @@ struct Client::Impl final : public Feed {
 
   // ---- the caller's threads ----
 
+  // Before a picture is decoded for nothing.
+  void require_room() {
+    const std::lock_guard lock(mutex);
+    require_room_locked();
+  }
+
   ClientTicket submit(const Picture& picture, Callback done) {
     Waiting waiting{.ticket = 0,
                     .submitted = Clock::now(),
                     .input = Buffer(stages[0].plan().input_shape().elements())};
     preprocess(picture, model.preprocess, waiting.input.data());
     const std::lock_guard lock(mutex);
-    if (under_way.size() + known.size() >= capacity)
-      throw ClientError(ClientCode::kBusy, "client: wanted room for one more picture, found " +
-                                               std::to_string(capacity) +
-                                               " under way or not yet asked for");
+    require_room_locked();
     const ClientTicket ticket = waiting.ticket = ++last_ticket;
     under_way.emplace(ticket, std::move(done));
     queue.push_back(std::move(waiting));
     wakeup.signal();
     return ticket;
+  }
+
+  void require_room_locked() const {
+    if (under_way.size() + known.size() >= capacity)
+      throw ClientError(ClientCode::kBusy, "client: wanted room for one more picture, found " +
+                                               std::to_string(capacity) +
+                                               " under way or not yet asked for");
   }
 
   std::optional<ClientOutcome> wait(ClientTicket ticket, std::chrono::milliseconds patience) {
@@ -206,6 +219,12 @@ struct Client::Impl final : public Feed {
     ready = waiting.submitted;
     taken.insert(waiting.ticket);
     return Next::kPicture;
+  }
+
+  Backlog backlog() const override {
+    const std::lock_guard lock(mutex);
+    if (queue.empty()) return {};
+    return {.pictures = queue.size(), .since = queue.front().submitted};
   }
 
   int readable_fd() const override { return wakeup.fd(); }
@@ -278,7 +297,7 @@ struct Client::Impl final : public Feed {
   Model model;
   std::vector<Stage> stages;
   EventFd wakeup;
-  std::mutex mutex;
+  mutable std::mutex mutex;
   std::condition_variable finished;
   std::deque<Waiting> queue;                     ///< not yet taken by the device
   std::map<ClientTicket, Callback> under_way{};  ///< all without an outcome
@@ -296,8 +315,10 @@ Client::Client(const ClientOptions& options)
 Client::~Client() = default;
 
 ClientTicket Client::submit(std::span<const std::uint8_t> file, Callback done) {
-  return translated(
-      [&] { return impl_->submit(decode_picture(file, "picture"), std::move(done)); });
+  return translated([&] {
+    impl_->require_room();
+    return impl_->submit(decode_picture(file, "picture"), std::move(done));
+  });
 }
 
 ClientTicket Client::submit_pixels(std::span<const std::uint8_t> rgb, int width, int height,
@@ -325,22 +346,21 @@ std::optional<ClientOutcome> Client::wait_any(std::chrono::milliseconds patience
 
 namespace {
 
-ClientResult result_of(Client& client, ClientTicket ticket) {
-  std::optional<ClientOutcome> outcome;
-  // Every picture has an outcome, and this ticket is nobody else's.
-  while (!outcome) outcome = client.wait(ticket, std::chrono::seconds(1));
-  if (outcome->code != ClientCode::kOk) throw ClientError(outcome->code, outcome->message);
-  return std::move(outcome->result);
+template <class Submit>
+ClientResult result_of(Submit submit) {
+  ClientOutcome outcome = outcome_of(std::move(submit));
+  if (outcome.code != ClientCode::kOk) throw ClientError(outcome.code, outcome.message);
+  return std::move(outcome.result);
 }
 
 }  // namespace
 
 ClientResult Client::classify(std::span<const std::uint8_t> file) {
-  return result_of(*this, submit(file));
+  return result_of([&](Callback done) { submit(file, std::move(done)); });
 }
 
 ClientResult Client::classify_pixels(std::span<const std::uint8_t> rgb, int width, int height) {
-  return result_of(*this, submit_pixels(rgb, width, height));
+  return result_of([&](Callback done) { submit_pixels(rgb, width, height, std::move(done)); });
 }
 
 const std::vector<std::string>& Client::classes() const { return impl_->model.classes; }

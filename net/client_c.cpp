@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "net/client.h"
+#include "net/client_outcome.h"
 
 struct offramp_client {  // NOLINT(readability-identifier-naming): C's name
   explicit offramp_client(const offramp::ClientOptions& options) : client(options) {}
@@ -166,11 +167,11 @@ offramp::Client::Callback calling(offramp_client& client, offramp_callback callb
   };
 }
 
-int classified(offramp_client& client, offramp::ClientTicket ticket, offramp_result* result) {
-  std::optional<ClientOutcome> outcome;
-  while (!outcome) outcome = client.client.wait(ticket, std::chrono::seconds(1));
-  give(client, *outcome, result);
-  return out_code(*outcome);
+template <class Submit>
+int classified(offramp_client& client, offramp_result* result, Submit submit) {
+  const ClientOutcome outcome = offramp::outcome_of(std::move(submit));
+  give(client, outcome, result);
+  return out_code(outcome);
 }
 
 }  // namespace
@@ -197,7 +198,9 @@ int offramp_classify(offramp_client* client, const void* file, size_t bytes,
   return guarded([&] {
     check_client(client);
     check_result(result);
-    return classified(*client, client->client.submit(bytes_of(file, bytes)), result);
+    return classified(*client, result, [&](offramp::Client::Callback done) {
+      client->client.submit(bytes_of(file, bytes), std::move(done));
+    });
   });
 }
 
@@ -207,7 +210,9 @@ int offramp_classify_pixels(offramp_client* client, const uint8_t* rgb, int widt
     check_client(client);
     check_result(result);
     const auto pixels = pixels_of(rgb, width, height);
-    return classified(*client, client->client.submit_pixels(pixels, width, height), result);
+    return classified(*client, result, [&](offramp::Client::Callback done) {
+      client->client.submit_pixels(pixels, width, height, std::move(done));
+    });
   });
 }
 

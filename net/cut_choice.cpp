@@ -30,15 +30,21 @@ std::optional<Cut> cut_named(std::string_view name) {
   return {};
 }
 
-Form FormChoice::choose(Clock::duration budget, Clock::time_point now) const {
-  const Record &picture = of(Form::kPicture), &tensor = of(Form::kTensor);
+bool FormChoice::try_out(Form form, Clock::duration budget, Clock::time_point now) {
+  Record& record = of(form);
+  const bool lately = record.last != Clock::time_point::min() && now - record.last < kStale;
+  if (lately || (record.known && record.time >= budget)) return false;
+  record.last = now;
+  return true;
+}
+
+Form FormChoice::choose(Clock::duration budget, Clock::time_point now) {
   // The smaller one first: on a slow link it is the one that arrives.
-  if (!picture.known) return Form::kPicture;
-  if (!tensor.known) return Form::kTensor;
-  const Form better = picture.time < tensor.time ? Form::kPicture : Form::kTensor;
-  const Form other = better == Form::kPicture ? Form::kTensor : Form::kPicture;
-  const bool try_other = now - of(other).last >= kStale && of(other).time < budget;
-  return try_other ? other : better;
+  for (const Form form : {Form::kPicture, Form::kTensor})
+    if (try_out(form, budget, now)) return form;
+  const Record &picture = of(Form::kPicture), &tensor = of(Form::kTensor);
+  if (!picture.known || !tensor.known) return tensor.known ? Form::kTensor : Form::kPicture;
+  return picture.time < tensor.time ? Form::kPicture : Form::kTensor;
 }
 
 // TCP's smoothing (RFC 6298): an eighth of each new sample.

@@ -29,7 +29,7 @@ std::optional<Cut> cut_named(std::string_view name);
 class FormChoice {
  public:
   /// For a sample that has `budget` left.
-  Form choose(Clock::duration budget, Clock::time_point now) const;
+  Form choose(Clock::duration budget, Clock::time_point now);
 
   /// A sample was answered after `time`, without its time in the next tier's queue.
   void answered(Form form, Clock::duration time, Clock::time_point now);
@@ -37,12 +37,14 @@ class FormChoice {
   void late(Form form, Clock::duration time, Clock::time_point now);
 
  private:
+  /// True, once, when a form is to be tried that was not sent for long.
+  bool try_out(Form form, Clock::duration budget, Clock::time_point now);
+
   struct Record {
     bool known = false;
-    Clock::duration time{};  ///< smoothed
-    Clock::time_point last{};
+    Clock::duration time{};                             ///< smoothed
+    Clock::time_point last = Clock::time_point::min();  ///< tried, or told of
   };
-  const Record& of(Form form) const { return records_[static_cast<std::size_t>(form)]; }
   Record& of(Form form) { return records_[static_cast<std::size_t>(form)]; }
 
   std::array<Record, 2> records_;

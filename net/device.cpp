@@ -14,15 +14,11 @@
 namespace offramp {
 namespace {
 
-std::uint64_t at_tier_us(const Hop& hop) {
-  return std::uint64_t{hop.queue_us} + hop.compute_us + hop.wait_us;
-}
-
 // Of the time that each tier waited for the next, what that one does not account for.
 std::uint64_t on_the_wire_us(const std::vector<Hop>& hops) {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < hops.size(); ++i) {
-    const std::uint64_t there = i + 1 < hops.size() ? at_tier_us(hops[i + 1]) : 0;
+    const std::uint64_t there = i + 1 < hops.size() ? time_at_us(hops[i + 1]) : 0;
     if (hops[i].wait_us > there) sum += hops[i].wait_us - there;
   }
   return sum;
@@ -71,7 +67,9 @@ struct Device::Impl {
   void settle(Settled settled, Clock::time_point now);
   [[noreturn]] void throw_refusal() const;
   void await_link(Clock::time_point until);
-  void make_room();
+  void make_room(const Feed* feed = nullptr);
+  std::size_t window() const { return static_cast<std::size_t>(std::max(1, options.window)); }
+  Clock::time_point last_moment(const Feed* feed) const;
   void await_turn(Clock::time_point turn);
   void pump(Clock::time_point until, int wakeup = -1);
   void give(std::size_t index, Outcome outcome, Clock::time_point ready);
@@ -119,7 +117,7 @@ void Device::Impl::run(std::size_t count, const Source& source) {
 void Device::Impl::serve(Feed& feed) {
   const std::span<float> pixels(input.data(), input.size());
   while (true) {
-    make_room();
+    make_room(&feed);
     const Clock::time_point begin = Clock::now();
     std::size_t index = 0;
     Clock::time_point ready;
@@ -169,6 +167,7 @@ Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
   const Clock::time_point answer_by = ready + options.deadline;
   if (!grace_ends) grace_ends = Clock::now() + options.connect_grace;
   await_link(std::min(*grace_ends, answer_by - kTimerMargin));
+  if (upstream.away() >= window()) return Reason::kOverloaded;
   const Reason obstacle = upstream.obstacle(answer_by, Clock::now());
   if (obstacle == Reason::kDisconnected && !std::exchange(told_absent, true))
     say(LogLevel::kWarning, upstream.endpoints() + " does not answer: the device answers alone");
@@ -220,13 +219,24 @@ void Device::Impl::await_link(Clock::time_point until) {
   while (!upstream.up() && Clock::now() < until) pump(until);
 }
 
-// Waits until one more picture may be away, and no deadline falls into the time it takes to run it.
-void Device::Impl::make_room() {
+// Waits until one more picture may be away, and no deadline falls into the time it takes to run it;
+// but not for longer than the pictures of `feed` can wait, which then get the device's own answer.
+void Device::Impl::make_room(const Feed* feed) {
   pump(Clock::now());
-  const auto window = static_cast<std::size_t>(std::max(1, options.window));
-  while (upstream.away() > 0 && (upstream.away() >= window || upstream.full(Clock::now()) ||
-                                 upstream.earliest_deadline() < Clock::now() + 2 * busy))
-    pump(upstream.earliest_deadline());
+  while (upstream.away() > 0 && (upstream.away() >= window() || upstream.full(Clock::now()) ||
+                                 upstream.earliest_deadline() < Clock::now() + 2 * busy)) {
+    const Clock::time_point last = last_moment(feed);
+    if (Clock::now() >= last) return;
+    pump(std::min(last, upstream.earliest_deadline()));
+  }
+}
+
+// When those that wait in `feed` must be begun for all of them to be in time.
+Clock::time_point Device::Impl::last_moment(const Feed* feed) const {
+  const Feed::Backlog backlog = feed == nullptr ? Feed::Backlog{} : feed->backlog();
+  if (backlog.pictures == 0) return Clock::time_point::max();
+  const auto pictures = static_cast<Clock::rep>(backlog.pictures);
+  return backlog.since + options.deadline - kTimerMargin - 2 * pictures * busy;
 }
 
 void Device::Impl::await_turn(Clock::time_point turn) {

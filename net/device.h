@@ -66,6 +66,12 @@ class Feed {
   /// With kPicture: writes it to `input`, float[height, width, channels], the number that its
   /// outcome is to have to `index`, and since when its deadline runs to `ready`.
   virtual Next next(std::span<float> input, std::size_t& index, Clock::time_point& ready) = 0;
+  /// What next() has not given yet: how many, and since when the deadline of the first runs.
+  struct Backlog {
+    std::size_t pictures = 0;
+    Clock::time_point since{};
+  };
+  virtual Backlog backlog() const = 0;
   /// Readable after kNothingYet once there may be something.
   virtual int readable_fd() const = 0;
 };

@@ -101,7 +101,8 @@ std::optional<Fronts::Received> Fronts::receive_from_router(Clock::time_point no
   for (int i = 0; i < kMostRefused && router_->receive(parts_, wanted_key); ++i) {
     const auto id = parts_[0];
     Peer peer{.cable = -1, .routing_id = {id.begin(), id.end()}, .key = key};
-    if (!gate_.admits(peer.key, peer.routing_id, now) || strikes_.out(connection_of(peer), now)) {
+    const bool struck_out = !strikes_.none() && strikes_.out(connection_of(peer), now);
+    if (!gate_.admits(peer.key, peer.routing_id, now) || struck_out) {
       if (Clock::now() - now > kTurn) return {};
       continue;
     }

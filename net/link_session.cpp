@@ -34,6 +34,8 @@ void LinkSession::connected(Clock::time_point now) {
   left_ = false;
   unanswered_ = 0;
   away_.clear();
+  window_ = 0;
+  pictures_ = false;
   load_ = {};
   due_ = now;
 }
@@ -41,6 +43,8 @@ void LinkSession::connected(Clock::time_point now) {
 void LinkSession::disconnected(const std::string& why, bool silent,
                                std::vector<LinkEvent>& events) {
   connected_ = false;
+  window_ = 0;
+  pictures_ = false;
   left_ = false;
   state_ = LinkState::kDown;
   due_ = Clock::time_point::max();

@@ -2,6 +2,7 @@
 // draining. ZeroMQ and loopback channels differ only in how bytes and connections come and go.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <set>
 #include <string>
@@ -12,7 +13,7 @@
 namespace offramp {
 
 struct LinkTimes {
-  std::chrono::milliseconds ping_active{1000};  ///< between pings while requests are away
+  std::chrono::milliseconds ping_active{1000};  ///< between pings while there is work
   std::chrono::milliseconds ping_idle{15000};
   /// After a request, though it may have been answered: what was measured is to stay fresh while
   /// there is work.
@@ -35,6 +36,7 @@ class LinkSession {
   void submitted(const RequestId& request) {
     away_.insert(request);
     last_submit_ = Clock::now();
+    due_ = std::min(due_, ping_sent_ + times_.ping_active);
   }
   /// Nobody waits for it any more; a peer that knows CANCEL is told.
   void cancel(const RequestId& request);

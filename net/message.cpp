@@ -162,6 +162,7 @@ struct Encoder {
     f.type = static_cast<std::uint8_t>(type);
     f.header_bytes = static_cast<std::uint16_t>(kFixedHeaderBytes + written.size());
     ByteWriter out;
+    out.reserve(kFixedHeaderBytes + written.size());
     write(out, f);
     out.raw(written);
     return out.take();
@@ -179,11 +180,11 @@ std::uint64_t random_session() {
 }
 
 RequestId make_request_id(std::uint64_t session, std::uint64_t counter) {
-  ByteWriter out;
-  out.u64(session);
-  out.u64(counter);
   RequestId id{};
-  std::ranges::copy(out.take(), id.begin());
+  for (std::size_t i = 0; i < 8; ++i) {
+    id[i] = static_cast<std::uint8_t>(session >> (8 * i));
+    id[8 + i] = static_cast<std::uint8_t>(counter >> (8 * i));
+  }
   return id;
 }
 

@@ -142,6 +142,10 @@ struct Hop {
   std::uint32_t sent_bytes = 0;  ///< handed to the next tier, both frames
   bool operator==(const Hop&) const = default;
 };
+/// In all: queue, stages and waiting for the tier after it.
+inline std::uint64_t time_at_us(const Hop& hop) {
+  return std::uint64_t{hop.queue_us} + hop.compute_us + hop.wait_us;
+}
 
 /// RESULT: an answer.
 struct Verdict {

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "net/batch_runner.h"
@@ -20,7 +22,8 @@ struct Answer {
 };
 
 /// Each request that hand_on() takes leads to exactly one Answer, before its answer_by, unless it
-/// is forgotten.
+/// is forgotten. Tiers may be started in any order: until the next one has been met for the first
+/// time, requests wait for it a moment.
 class NextTier {
  public:
   /// `nodes` run the model from `stage` on. Throws what Upstream does.
@@ -41,9 +44,9 @@ class NextTier {
 
   /// Appends what to wait on; service() is due when one of them is readable, and at due().
   void waitables(std::vector<Waitable>& out) const { upstream_.waitables(out); }
-  Clock::time_point due() const { return upstream_.due(); }
+  Clock::time_point due() const;
 
-  std::size_t away() const { return upstream_.away(); }
+  std::size_t away() const { return upstream_.away() + waiting_.size(); }
   /// Answers that came too late, or twice, and were dropped.
   std::uint64_t unmatched() const { return upstream_.unmatched(); }
   /// How the links to its nodes stand; empty when there is no next tier.
@@ -55,12 +58,22 @@ class NextTier {
     RequestId request{};
   };
 
+  /// True when an absent next tier may only be late to start.
+  bool may_appear(Clock::time_point now);
+  Clock::time_point waits_until(const Request& request) const;
+  void send_waiting(Clock::time_point now, std::vector<Settled>& settled);
+  /// The peer of a request that has come to its end.
+  Peer take(std::uint64_t ticket);
   void give(std::vector<Settled> settled, std::vector<Answer>& answers);
 
   Log log_;
   Upstream upstream_;
   std::uint64_t next_ticket_ = 0;
   std::map<std::uint64_t, Asker> askers_;  ///< by ticket
+  std::map<std::pair<Peer, RequestId>, std::uint64_t> tickets_;
+  bool met_ = false;                          ///< the next tier has been up
+  std::optional<Clock::time_point> meet_by_;  ///< none before it has been needed
+  std::vector<Request> waiting_;
 };
 
 }  // namespace offramp

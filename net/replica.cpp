@@ -62,6 +62,7 @@ microseconds Replica::predicted(Clock::time_point now) const {
 }
 
 bool Replica::fits(Clock::duration time, Clock::time_point now) const {
+  if (time <= Clock::duration::zero()) return false;
   return predicted(now) < time || (away_ == 0 && now - last_sent_ >= kStale);
 }
 
@@ -101,7 +102,8 @@ void Replica::undecided(bool probe) {
 
 void Replica::late(bool probe, Clock::duration time, Clock::time_point now,
                    std::mt19937_64& random) {
-  measured(std::chrono::duration_cast<microseconds>(time));
+  // At least so long: nothing to lower what is known with.
+  measured_ = std::max(measured_, std::chrono::duration_cast<microseconds>(time));
   failed(Reason::kLate, probe, now, random);
 }
 

@@ -20,6 +20,10 @@ int telling(Reason reason) {
   return static_cast<int>(std::ranges::find(kOrder, reason) - kOrder.begin());
 }
 
+bool leads_to(const std::vector<std::string>& addresses, const Replica& replica) {
+  return std::ranges::binary_search(addresses, replica.address());
+}
+
 }  // namespace
 
 Replicas::Replicas(NextNodes nodes, Log log)
@@ -63,10 +67,16 @@ void Replicas::service(Clock::time_point now, std::vector<Event>& events) {
   }
 }
 
-bool Replicas::reachable(const std::string& endpoint) const {
+bool Replicas::reachable(const Name& name) const {
   return std::ranges::any_of(replicas_, [&](const auto& replica) {
-    return replica->endpoint() == endpoint && replica->channel().state() == LinkState::kUp;
+    return replica->channel().state() == LinkState::kUp && leads_to(name.addresses, *replica);
   });
+}
+
+bool Replicas::wanted(const Replica& replica) const {
+  return !names_.contains(replica.endpoint()) ||
+         std::ranges::any_of(
+             names_, [&](const auto& entry) { return leads_to(entry.second.addresses, replica); });
 }
 
 void Replicas::look_up(Clock::time_point now) {
@@ -74,15 +84,14 @@ void Replicas::look_up(Clock::time_point now) {
     if (now < name.next_lookup) continue;
     resolver_->ask(endpoint);
     name.last_lookup = now;
-    name.next_lookup = now + (reachable(endpoint) ? look_up_again_ : kSoon);
+    name.next_lookup = now + (reachable(name) ? look_up_again_ : kSoon);
   }
 }
 
 void Replicas::lost(const Replica& replica, Clock::time_point now) {
-  const auto found = names_.find(replica.endpoint());
-  if (found == names_.end()) return;
-  Name& name = found->second;
-  name.next_lookup = std::min(name.next_lookup, std::max(now, name.last_lookup + kSoon));
+  for (auto& [endpoint, name] : names_)
+    if (leads_to(name.addresses, replica))
+      name.next_lookup = std::min(name.next_lookup, std::max(now, name.last_lookup + kSoon));
 }
 
 // A lookup that fails changes nothing: it says little about nodes that were found before.
@@ -100,12 +109,9 @@ void Replicas::take(const Resolver::Answer& answer, Clock::time_point now) {
     log_(LogLevel::kWarning, "next tier: " + problem);
   name.problem = std::move(problem);
   if (answer.addresses.empty()) return;
-  for (const std::unique_ptr<Replica>& replica : replicas_) {
-    if (replica->endpoint() != answer.endpoint) continue;
-    const bool there = std::ranges::binary_search(answer.addresses, replica->channel().endpoint());
-    replica->set_leaving(!there);
-  }
-  name.next_lookup = name.last_lookup + (reachable(answer.endpoint) ? look_up_again_ : kSoon);
+  name.addresses = answer.addresses;
+  for (const std::unique_ptr<Replica>& replica : replicas_) replica->set_leaving(!wanted(*replica));
+  name.next_lookup = name.last_lookup + (reachable(name) ? look_up_again_ : kSoon);
   name.next_lookup = std::max(name.next_lookup, now);
 }
 
@@ -119,11 +125,9 @@ std::vector<Replica*> Replicas::candidates(Clock::duration time, Clock::time_poi
   return found;
 }
 
-Reason Replicas::obstacle(Clock::duration time, Clock::time_point now,
-                          const Replica* except) const {
+Reason Replicas::obstacle(Clock::duration time, Clock::time_point now) const {
   Reason told = Reason::kDisconnected;
   for (const std::unique_ptr<Replica>& replica : replicas_) {
-    if (replica.get() == except) continue;
     Reason reason = replica->obstacle(now);
     if (reason == Reason::kNone) {
       if (replica->fits(time, now)) return Reason::kNone;

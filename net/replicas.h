@@ -29,8 +29,8 @@ class Replicas {
   /// Looks the name that led to it up again, soon.
   void lost(const Replica& replica, Clock::time_point now);
 
-  /// Why none could answer within `time`; kNone when one could. `except` is left out.
-  Reason obstacle(Clock::duration time, Clock::time_point now, const Replica* except) const;
+  /// Why none could answer within `time`; kNone when one could.
+  Reason obstacle(Clock::duration time, Clock::time_point now) const;
   /// One of those that could: of two drawn at random, the one with fewer requests (Mitzenmacher
   /// 2001, the power of two choices), else the faster one. Null when there is none.
   /// With `pictures`, of those that take them.
@@ -56,14 +56,17 @@ class Replicas {
  private:
   struct Name {
     Clock::time_point next_lookup{}, last_lookup{};
-    std::string problem{};  ///< of the last lookup, told once
+    std::vector<std::string> addresses{};  ///< that it led to when it was looked up last, ascending
+    std::string problem{};                 ///< of the last lookup, told once
   };
 
   void add(const std::string& endpoint, const std::string& address);
   void add(const std::string& endpoint, std::unique_ptr<Channel> channel);
   void look_up(Clock::time_point now);
   void take(const Resolver::Answer& answer, Clock::time_point now);
-  bool reachable(const std::string& endpoint) const;
+  bool reachable(const Name& name) const;
+  /// Whether it is still what was asked for, by address or by a name.
+  bool wanted(const Replica& replica) const;
   std::vector<Replica*> candidates(Clock::duration time, Clock::time_point now,
                                    const Replica* except, bool pictures) const;
 

@@ -123,9 +123,8 @@ void Service::handle(const Peer& peer, Session& session, const Handoff& handoff,
   std::variant<Job, Refusal> admitted = admission_.job(peer, handoff, now);
   if (auto* refusal = std::get_if<Refusal>(&admitted)) {
     fault(peer, handoff.request, refusal->code, std::move(refusal->text));
-  } else if (!workers_.push(std::move(std::get<Job>(admitted)))) {
-    overloaded(peer, handoff.request, "the queue is full");
   } else {
+    workers_.push(std::move(std::get<Job>(admitted)));
     ++in_work_;
     ++here_[peer];
     telemetry_.accepted(handoff.tensor);

@@ -16,6 +16,7 @@ class Strikes {
   /// Notes a strike. True when it was the third one, each within a minute of the one before.
   [[nodiscard]] bool strike(const std::string& connection, Clock::time_point now);
 
+  bool none() const { return records_.empty(); }
   /// True for a minute after the third strike. Then the slate is clean.
   bool out(const std::string& connection, Clock::time_point now) const;
 

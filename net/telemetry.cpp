@@ -15,10 +15,6 @@ constexpr double kEntropyBounds[] = {0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3
                                      0.4,  0.5,  0.6,  0.7, 0.8,  0.9, 1.0};
 constexpr double kBatchBounds[] = {1, 2, 4, 8, 16, 32, 64};
 
-std::uint64_t time_here_us(const Hop& hop) {
-  return std::uint64_t{hop.queue_us} + hop.compute_us + hop.wait_us;
-}
-
 std::chrono::milliseconds since(Clock::rep then, Clock::time_point now) {
   const Clock::duration elapsed = now.time_since_epoch() - Clock::duration(then);
   return std::max(std::chrono::milliseconds{0},
@@ -108,8 +104,7 @@ void Telemetry::handed_on(DType dtype, Codec codec, std::size_t payload_bytes) {
 void Telemetry::answered(const Verdict& verdict) {
   add(answers_.at(static_cast<std::size_t>(verdict.decision.exit))
           .at(static_cast<std::size_t>(verdict.degraded)));
-  if (!verdict.hops.empty())
-    latency_us_.observe(static_cast<double>(time_here_us(verdict.hops[0])));
+  if (!verdict.hops.empty()) latency_us_.observe(static_cast<double>(time_at_us(verdict.hops[0])));
 }
 
 void Telemetry::faulted(FaultCode code) { add(faults_.at(static_cast<std::size_t>(code))); }

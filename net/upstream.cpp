@@ -53,7 +53,7 @@ Clock::duration Upstream::usable(Clock::time_point answer_by, Clock::time_point 
 
 Reason Upstream::obstacle(Clock::time_point answer_by, Clock::time_point now) const {
   if (none()) return Reason::kNoNext;
-  return replicas_.obstacle(usable(answer_by, now), now, nullptr);
+  return replicas_.obstacle(usable(answer_by, now), now);
 }
 
 Reason Upstream::hand_on(Request& request, Clock::time_point now) {
@@ -62,7 +62,7 @@ Reason Upstream::hand_on(Request& request, Clock::time_point now) {
   const Clock::duration time = usable(request.answer_by, now);
   Replica* const replica = choose(request, now, nullptr);
   if (replica == nullptr) {
-    const Reason reason = replicas_.obstacle(time, now, nullptr);
+    const Reason reason = replicas_.obstacle(time, now);
     // Those that could answer take no pictures.
     return reason == Reason::kNone ? Reason::kOverloaded : reason;
   }
@@ -190,7 +190,8 @@ void Upstream::answered(Replica& replica, Verdict verdict, Clock::time_point now
 void Upstream::refused(Replica& replica, const Fault& fault, Clock::time_point now,
                        std::vector<Settled>& settled) {
   if (fault.code == FaultCode::kOverloaded && fault.retry_after_us > 0)
-    replica.pause_until(now + microseconds(fault.retry_after_us));
+    replica.pause_until(now + std::min<Clock::duration>(microseconds(fault.retry_after_us),
+                                                        Breaker::kLongestPause));
   const Entry entry = away_.find(fault.request);
   if (entry == away_.end() || entry->second.attempt.replica != replica.id()) {
     ++unmatched_;

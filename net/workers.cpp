@@ -75,16 +75,14 @@ const char* Workers::obstacle(const Peer& peer, Clock::time_point answer_by,
   return why;
 }
 
-bool Workers::push(Job job) {
+void Workers::push(Job job) {
   std::vector<Job> displaced;
   {
     const std::lock_guard lock(queue_mutex_);
-    if (jobs_.refuses(job.peer)) return false;
     if (std::optional<Job> goes = jobs_.push(std::move(job))) displaced.push_back(std::move(*goes));
   }
   queue_filled_.notify_one();
   post_unrun(std::move(displaced), Fate::kDisplaced);
-  return true;
 }
 
 bool Workers::push(Knock knock) {

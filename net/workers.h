@@ -44,9 +44,9 @@ class Workers {
   /// Why one more request of `peer` would be refused; null when it would be taken. What has
   /// expired takes nobody's place.
   const char* obstacle(const Peer& peer, Clock::time_point answer_by, Clock::time_point now);
-  /// False when the queue is full and this device has its share of it. Where another has more, one
-  /// of its requests goes: a Done says so.
-  [[nodiscard]] bool push(Job job);
+  /// When the queue is full, a request goes for it, of the device that has most of them or this
+  /// one: a Done says so.
+  void push(Job job);
   /// True when the request still waited, and has been forgotten.
   bool cancel(const Peer& peer, const RequestId& request);
   /// Goes before all jobs. False when very many wait.

@@ -11,7 +11,6 @@
 
 #include "engine/error.h"
 #include "net/monitor.h"
-#include "net/tensor_codec.h"
 
 namespace offramp {
 namespace {

@@ -1,7 +1,7 @@
 // A link to the next tier over ZeroMQ (DEALER).
 //
-// On every connection it says HELLO; on WELCOME it is up. It pings, every second with requests
-// away, else every 15 s, and takes the link for dead when three pings in a row go unanswered.
+// On every connection it says HELLO; on WELCOME it is up. It pings, every second while there is
+// work, else every 15 s, and takes the link for dead when three pings in a row go unanswered.
 #pragma once
 
 #include <memory>

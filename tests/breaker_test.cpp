@@ -134,4 +134,15 @@ TEST_CASE("retry budget: ten at first, then one for ten successes") {
   CHECK(budget.tokens() == doctest::Approx(10.0));
 }
 
+TEST_CASE("breaker: news of the node ends the pause, and makes no second probe") {
+  Tried tried;
+  tried.break_it();
+  REQUIRE_FALSE(tried.breaker.admits(tried.now));
+  tried.breaker.greeted(tried.now);
+  REQUIRE(tried.breaker.admits(tried.now));
+  CHECK(tried.send());
+  tried.breaker.greeted(tried.now);
+  CHECK_FALSE(tried.breaker.admits(tried.now));
+}
+
 }  // namespace offramp::test

@@ -176,6 +176,50 @@ TEST_CASE("client: a full queue is told, and what is under way at the end is wai
   CHECK(called == 1);
 }
 
+TEST_CASE("client: who classifies gets the answer, whoever else takes what comes") {
+  const Small small;
+  Client client(small.options());
+  std::atomic<bool> done{false};
+  int taken = 0;
+  std::jthread taker([&] {
+    while (!done) taken += client.wait_any(std::chrono::milliseconds(1)) ? 1 : 0;
+  });
+  for (int i = 0; i < 200; ++i) CHECK(client.classify(small.picture).label >= 0);
+  done = true;
+  taker.join();
+  CHECK(taken == 0);
+}
+
+TEST_CASE("client: pictures that wait behind a hung tier are answered in time, too") {
+  const Small small;
+  const Model model = load_model(small.model);
+  const std::vector<Stage> stages = make_stages(model, std::vector<float>{0.0f}, PlanOptions{});
+  const std::string listen = "ipc://" + (small.folder.path() / "edge").string();
+  std::atomic<bool> hold{true};
+  NodeOptions hung{.listen = listen};
+  hung.before_compute = [&] {
+    while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  const Node node(stages, model.id, hung, nullptr, Log{});
+  ClientOptions options = small.silent_next(seconds(4));
+  options.next = {listen};
+  options.window = 4;
+  options.queue = 1000;
+  {
+    Client client(options);
+    for (int i = 0; i < 500; ++i) client.submit(small.picture);
+    std::map<std::string, int> statuses;
+    while (const auto outcome = client.wait_any(seconds(60))) {
+      ++statuses[outcome->result.status];
+      // All of them before the deadline of the last: the time to run 500 is kept for them.
+      CHECK(outcome->result.total_us < 5'000'000);
+    }
+    CHECK(statuses["overloaded"] > 400);
+    CHECK(statuses["overloaded"] + statuses["late"] == 500);
+  }
+  hold = false;
+}
+
 TEST_CASE("client: what is refused, and as what") {
   const Small small;
   const auto opened = [&](auto change) {
@@ -190,6 +234,9 @@ TEST_CASE("client: what is refused, and as what") {
   CHECK(opened([](ClientOptions& o) { o.threads = 0; }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.thresholds = {2.0f}; }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.deadline = seconds(0); }) == kUsage);
+  CHECK(opened([](ClientOptions& o) { o.deadline = std::chrono::hours(25); }) == kUsage);
+  CHECK(opened([](ClientOptions& o) { o.connect_grace = std::chrono::milliseconds::max(); }) ==
+        kUsage);
   CHECK(opened([](ClientOptions& o) {
           o.next = {"ipc:///tmp/a"};
           o.dtype = "f64";

@@ -14,6 +14,7 @@
 #include "net/device.h"
 #include "net/elapsed.h"
 #include "net/zmq_channel.h"
+#include "tests/test_keys.h"
 #include "tests/test_nodes.h"
 
 namespace offramp::test {
@@ -300,6 +301,33 @@ TEST_CASE("node: without its next tier the edge answers itself and says why") {
     CHECK(outcomes[i].tier == Tier::kEdge);
   }
   CHECK(edge.counters().degraded == outcomes.size());
+}
+
+TEST_CASE("node: an edge that is asked before it has met its cloud waits for it a moment") {
+  const SmallCascade cascade(Thresholds::kNone, 20);
+  Loopback to_edge, to_cloud;
+  const LinkIdentity first = link_identity(cascade.stages(), cascade.id(), 1),
+                     second = link_identity(cascade.stages(), cascade.id(), 2);
+  NodeOptions edge_opts{.tier = Tier::kEdge, .loopbacks = {&to_edge}};
+  const Node edge(cascade.stages(), cascade.id(), edge_opts, to_cloud.connect(second), {});
+  std::unique_ptr<Node> cloud;
+  SUBCASE("the cloud comes") {
+    // Once the first request has been undecided at the edge for a while.
+    std::jthread later([&] {
+      static_cast<void>(eventually([&] { return edge.telemetry().load.away > 0; }));
+      NodeOptions cloud_opts{.tier = Tier::kCloud, .loopbacks = {&to_cloud}, .first_stage = 2};
+      cloud = std::make_unique<Node>(cascade.stages(), cascade.id(), cloud_opts, nullptr, Log{});
+    });
+    Device device(cascade.stages(), cascade.id(), kPatient, to_edge.connect(first), {});
+    check_equal(run_all(device, cascade), cascade);
+  }
+  SUBCASE("it does not") {
+    Device device(cascade.stages(), cascade.id(), kPatient, to_edge.connect(first), {});
+    for (const Outcome& outcome : run_all(device, cascade)) {
+      CHECK(outcome.degraded == Reason::kDisconnected);
+      CHECK(outcome.tier == Tier::kEdge);
+    }
+  }
 }
 
 TEST_CASE("node: a cloud that goes away mid-run costs no answer, and is found again") {

@@ -265,4 +265,33 @@ TEST_CASE("replicas: a node that comes back at another address is found") {
   CHECK(outcomes.back().degraded == Reason::kNone);
 }
 
+TEST_CASE("replicas: a node that two names lead to stays as long as one of them does") {
+  const SmallCascade cascade(Thresholds::kNone, 10);
+  const auto shared = start(cascade, whole_edge()), other = start(cascade, whole_edge());
+  std::mutex mutex;
+  std::map<std::string, std::vector<std::string>> led{
+      {"tcp://a.example:5555", {shared->endpoint()}},
+      {"tcp://b.example:5555", {shared->endpoint()}}};
+  NextNodes nodes = nodes_at(cascade, {"tcp://a.example:5555", "tcp://b.example:5555"});
+  nodes.resolve = [&](const std::string& endpoint) {
+    const std::lock_guard lock(mutex);
+    return led.at(endpoint);
+  };
+  nodes.look_up_again = milliseconds(50);
+  Device device(cascade.stages(), cascade.id(), kPatient, std::move(nodes), {});
+  run_until(device, cascade, [&] { return up(device) == 1; });
+  for (const char* leaves : {"tcp://a.example:5555", "tcp://b.example:5555"}) {
+    {
+      const std::lock_guard lock(mutex);
+      led = {{"tcp://a.example:5555", {shared->endpoint()}},
+             {"tcp://b.example:5555", {shared->endpoint()}}};
+      led.at(leaves) = {other->endpoint()};
+    }
+    run_until(device, cascade, [&] { return up(device) == 2; });
+    const std::uint64_t before = shared->counters().requests;
+    check_whole(run_all(device, cascade, 100), cascade);
+    CHECK(shared->counters().requests > before);
+  }
+}
+
 }  // namespace offramp::test

@@ -167,12 +167,16 @@ TEST_CASE("keygen --tiers makes folders that work together, and leaves what is t
   const std::string cloud_key = text_of(root + "/cloud/self.key");
   fs::remove(root + "/device/self.key");
   fs::remove(root + "/device/self.key.pub");
+  fs::remove(root + "/edge/allow");
   site.folder.write("tiers/cloud/allow", "any " + text_of(root + "/edge/self.key.pub"));
   CHECK(offramp({"keygen", "--tiers", root}).code == 0);
   CHECK(text_of(root + "/cloud/self.key") == cloud_key);
   CHECK(text_of(root + "/cloud/allow").starts_with("any "));
   CHECK(fs::exists(root + "/device/self.key"));
   check_refusal(offramp({"keygen", "--tiers", site.picture}), kCannotWrite, site.picture);
+  // What is there no longer fits: the edge has another key.
+  fs::remove_all(root + "/edge");
+  check_refusal(offramp({"keygen", "--tiers", root}), kBadModel, "allow: wanted the key");
 }
 
 TEST_CASE("without a fitting key the device answers alone, in time, and both say why") {

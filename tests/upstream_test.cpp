@@ -461,4 +461,44 @@ TEST_CASE("upstream: another model is an error when no node is left, else a line
   CHECK_FALSE(tier.upstream.take_refusal());
 }
 
+TEST_CASE("upstream: what has no time left is not sent, and not held against an idle node") {
+  Troupe tier(1);
+  for (int i = 0; i < 10; ++i) {
+    tier.now += seconds(6);
+    CHECK(tier.hand_on(milliseconds(0)) == Reason::kLate);
+    CHECK(tier.hand_on(milliseconds(-5)) == Reason::kLate);
+  }
+  CHECK(tier.sent() == 0);
+  CHECK(tier.upstream.links(tier.now)[0].breaker == BreakerState::kClosed);
+  CHECK(tier.hand_on() == Reason::kNone);
+}
+
+TEST_CASE("upstream: a node may ask to be left alone for half a minute, not for an hour") {
+  Troupe tier(1);
+  REQUIRE(tier.hand_on() == Reason::kNone);
+  tier.nodes[0].fault(FaultCode::kOverloaded, 3'600'000'000);
+  tier.service();
+  tier.now += seconds(29);
+  CHECK(tier.hand_on() == Reason::kOverloaded);
+  tier.now += seconds(1);
+  CHECK(tier.hand_on() == Reason::kNone);
+}
+
+TEST_CASE("upstream: a late request does not make a slow node look faster") {
+  Troupe tier(1);
+  tier.nodes[0].greet();
+  tier.service();
+  REQUIRE(tier.hand_on() == Reason::kNone);
+  tier.nodes[0].events.emplace_back(
+      Verdict{.request = tier.nodes[0].got.back().request,
+              .decision = {},
+              .hops = {Hop{.queue_us = 0, .compute_us = 400'000, .wait_us = 0}}});
+  REQUIRE(tier.service().size() == 1);
+  tier.now += seconds(2);
+  REQUIRE(tier.hand_on(milliseconds(100)) == Reason::kNone);
+  tier.now += milliseconds(103);
+  REQUIRE(tier.service().size() == 1);
+  CHECK(tier.upstream.links(tier.now)[0].service == milliseconds(400));
+}
+
 }  // namespace offramp::test

@@ -1,6 +1,5 @@
 // offramp config check: whether a configuration file would do, without starting anything.
 
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>

@@ -26,7 +26,7 @@ class Keygen : public Command {
     app()
         ->add_option("--tiers", tiers_,
                      "instead: folders device, edge and cloud in DIR, ready for --keys;\n"
-                     "what is there stays as it is")
+                     "what is there stays as it is, and must fit")
         ->type_name("DIR")
         ->excludes(file)
         ->excludes(force);

@@ -32,15 +32,6 @@ using Json = nlohmann::ordered_json;
 constexpr int kDoublings = 12;
 constexpr int kBisections = 3;
 
-/// Fails its option unless `text` is one of `names`.
-CLI::Validator one_of(std::vector<std::string> names) {
-  return {[names = std::move(names)](std::string& text) {
-            if (std::ranges::find(names, text) != names.end()) return std::string();
-            return "wanted " + names[0] + " or " + names[1] + ", found '" + text + "'";
-          },
-          ""};
-}
-
 class Load : public Command {
  public:
   explicit Load(CLI::App& root)
@@ -106,7 +97,7 @@ class Load : public Command {
         "  OK        the answer of the whole cascade\n"
         "  DEGRADED  the best that a tier could do alone\n"
         "  ERRORS    refused: the node is full, the time was over ...\n"
-        "  UNSENT    no connection was up, or none had room\n"
+        "  UNSENT    no connection was up, none had room, or the deadline had passed\n"
         "  LOST      no answer in the deadline and two seconds more, or the connection broke\n"
         "  TWICE     answers beyond the first, warm-up included\n"
         "  LATE      answers after the deadline\n"
@@ -114,8 +105,8 @@ class Load : public Command {
         "  GOODPUT   OK within the deadline, a second\n"
         "\n"
         "Ends with 0 when each request was answered once and rightly, degraded answers and\n"
-        "errors included; with 69 when some were lost or answered twice, or connections could\n"
-        "not be made; with 78 when answers were wrong.\n"
+        "errors included; with 69 when some were lost or answered twice, when none was sent, or\n"
+        "connections could not be made; with 78 when answers were wrong.\n"
         "\n"
         "Examples:\n"
         "  offramp load --next edge.local:5555 --keys keys/load --rate 100,200,400\n"
@@ -286,7 +277,11 @@ class Load : public Command {
                " others: do the nodes have the same --thresholds?");
       return static_cast<int>(ErrorKind::kBadModel);
     }
-    if (sum.sent == 0 || sum.lost + sum.duplicated > 0) {
+    if (sum.sent == 0) {
+      complain("load: wanted requests in --duration, found none");
+      return static_cast<int>(ErrorKind::kUnavailable);
+    }
+    if (sum.lost + sum.duplicated > 0) {
       complain("load: wanted one answer to each request, found " + format_grouped(sum.sent) +
                " sent, " + format_grouped(sum.lost) + " lost and " +
                format_grouped(sum.duplicated) + " answers too many");

@@ -84,12 +84,6 @@ std::string counters_line(const NodeCounters& counters) {
          item(counters.unanswered, "unanswered");
 }
 
-std::string joined(const std::vector<std::string>& endpoints) {
-  std::string text;
-  for (const std::string& each : endpoints) text += (text.empty() ? "" : ", ") + each;
-  return text;
-}
-
 Json counters_json(const NodeCounters& counters) {
   Json malformed = Json::object(), denied = Json::object();
   for (std::size_t i = 0; i < kMalformedCount; ++i)
@@ -132,13 +126,7 @@ class NodeCommand : public ConfigurableCommand {
         ->add_option("-t,--tier", tier_, "which part of the network to serve")
         ->required()
         ->type_name("edge|cloud")
-        ->check(CLI::Validator(
-            [](std::string& text) {
-              return text == "edge" || text == "cloud"
-                         ? std::string()
-                         : "wanted edge or cloud, found '" + text + "'";
-            },
-            ""));
+        ->check(one_of({"edge", "cloud"}));
     app()
         ->add_option("-l,--listen", listen_, "address to serve; port 0 takes a free one")
         ->required()
@@ -293,7 +281,7 @@ class NodeCommand : public ConfigurableCommand {
     options.stage_count = values.share.count;
     if (values.share.last && !values.next.empty()) {
       throw Error(ErrorKind::kUsage, "--next: wanted none, as this tier has the last exit of " +
-                                         values.model.name + ", found " + joined(values.next));
+                                         values.model.name + ", found " + join(values.next, ", "));
     }
     values.thresholds = thresholds_.read(values.model);
     return values;
@@ -346,14 +334,14 @@ class NodeCommand : public ConfigurableCommand {
             "listening on " + node.endpoint() + " as " + tier_ + ", model " + model.name + " (" +
                 short_id(model.id) + "), " + std::to_string(workers_) +
                 (workers_ == 1 ? " worker" : " workers") +
-                (values.next.empty() ? std::string() : ", next " + joined(values.next)) +
+                (values.next.empty() ? std::string() : ", next " + join(values.next, ", ")) +
                 (values.options.policy == Policy::kBalanced ? "" : ", policy " + policy_.text) +
                 (at.empty() ? std::string() : ", metrics on http://" + at + "/metrics"),
             {{"endpoint", node.endpoint()},
              {"model", model.name},
              {"model_id", short_id(model.id)},
              {"workers", workers_},
-             {"next", joined(values.next)},
+             {"next", join(values.next, ", ")},
              {"policy", policy_.text},
              {"metrics", at}});
     if (const std::string warning = keys_.warning(); !warning.empty())

@@ -101,7 +101,8 @@ class Run : public ConfigurableCommand {
     const std::vector<Stage> stages =
         make_stages(model, values.thresholds, compute_.plan(model, 1));
     const Logger log = log_.make(Tier::kDevice, verbose_ ? LogLevel::kInfo : LogLevel::kError);
-    if (const std::string warning = keys_.warning(); !warning.empty()) cli::log(warning);
+    if (const std::string warning = keys_.warning(); !warning.empty())
+      log.say(LogLevel::kError, warning);
     if (!decisions_.empty()) decisions_file_.emplace(decisions_);
     if (!history_path_.empty()) history_.emplace(history_path_);
     const DeviceSetup setup{.model = model,

@@ -170,7 +170,9 @@ class Top : public Command {
       if (once_) break;
       before = now;
     }
-    if (!once_ || reached) return 0;
+    if (!once_) return 0;
+    stop.check();
+    if (reached) return 0;
     complain("top: wanted a tier that answers, found none");
     return static_cast<int>(ErrorKind::kUnavailable);
   }

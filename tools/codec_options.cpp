@@ -2,6 +2,8 @@
 
 #include <optional>
 
+#include "tools/options.h"
+
 namespace offramp::cli {
 namespace {
 
@@ -20,12 +22,7 @@ void CodecOptions::add_to(CLI::App& app) {
   app.add_option("--codec", codec,
                  "of tensors handed on: u8 with one scale for all, u8c\nwith one a channel [f32]")
       ->type_name("f32|f16|u8|u8c")
-      ->check(CLI::Validator(
-          [](std::string& text) {
-            return dtype_called(text) ? std::string()
-                                      : "wanted f32, f16, u8 or u8c, found '" + text + "'";
-          },
-          ""));
+      ->check(one_of({"f32", "f16", "u8", "u8c"}));
   app.add_flag("--lz4", lz4, "pack them, where that makes them smaller");
 }
 

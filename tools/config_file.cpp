@@ -120,7 +120,7 @@ ConfigFile ConfigFile::read(const std::filesystem::path& path) {
 }
 
 ConfigFile ConfigFile::parse(std::string_view text, const std::filesystem::path& path) {
-  ConfigFile file{.path = path};
+  ConfigFile file;
   try {
     const toml::table root = toml::parse(text, path.string());
     for (const auto& [name, node] : root) {

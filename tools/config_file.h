@@ -29,7 +29,6 @@ struct ConfigSection {
 };
 
 struct ConfigFile {
-  std::filesystem::path path{};
   std::map<std::string, ConfigSection> sections{};  ///< by name
 
   /// Throws Error{kMissingInput} when it cannot be read, Error{kUsage} when it is not TOML or has

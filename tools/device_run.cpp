@@ -272,16 +272,15 @@ Json RunSummary::json() const {
 
 std::optional<std::string> RunSummary::complaint() const {
   if (degraded_ + unanswered_ == 0) return std::nullopt;
-  std::string reasons;
+  std::vector<std::string> reasons, next;
   for (const Group& group : groups_) {
-    if (group.status == "ok" || group.status == "local") continue;
-    if (reasons.find(group.status) != std::string::npos) continue;
-    reasons += (reasons.empty() ? "" : ", ") + group.status;
+    const bool told = std::ranges::find(reasons, group.status) != reasons.end();
+    if (group.status != "ok" && group.status != "local" && !told) reasons.push_back(group.status);
   }
-  std::string next;
-  for (const ZmqEndpoint& each : setup_.next) next += (next.empty() ? "" : ", ") + each.endpoint;
-  return next + ": wanted the answers of the whole cascade, found " + reasons + " for " +
-         format_grouped(degraded_ + unanswered_) + " of " + format_grouped(pictures_) + " pictures";
+  for (const ZmqEndpoint& each : setup_.next) next.push_back(each.endpoint);
+  return join(next, ", ") + ": wanted the answers of the whole cascade, found " +
+         join(reasons, ", ") + " for " + format_grouped(degraded_ + unanswered_) + " of " +
+         format_grouped(pictures_) + " pictures";
 }
 
 }  // namespace offramp::cli

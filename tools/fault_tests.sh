@@ -6,8 +6,8 @@
 #
 # Each row starts processes of its own and prints PASS, FAIL or SKIP with what it saw; SKIP says
 # what this machine lacks (root, network namespaces, cgroups). --quick takes those that need less
-# than a minute in all, --all gives each row more time. `soak` lets a seeded schedule of all faults
-# loose on running tiers for ten minutes and then checks the history of every request.
+# than a minute in all, --all gives each row more time. `soak` is a seeded schedule of
+# eleven faults of processes and links for ten minutes, and then checks the history of every request.
 
 set -euo pipefail
 

@@ -181,7 +181,7 @@ std::string load_csv(std::span<const LoadRow> rows) {
   std::string text = "rate,concurrency,seconds,sent,ok,lost,duplicated,connections_lost,late,wrong";
   // From 1 on: 0 is none.
   for (std::size_t i = 1; i < kReasonCount; ++i) text += column(",degraded_", name_of_reason(i));
-  for (std::size_t i = 1; i < kFaultCount; ++i) text += column(",error_", name_of_fault(i));
+  for (std::size_t i = 1; i < kFaultCodeCount; ++i) text += column(",error_", name_of_fault(i));
   for (std::size_t i = 1; i < kReasonCount; ++i) text += column(",unsent_", name_of_reason(i));
   text += ",goodput,p50_ms,p90_ms,p99_ms,p99.9_ms,max_ms,own_lag_p99_ms\n";
   for (const LoadRow& row : rows) {
@@ -191,7 +191,8 @@ std::string load_csv(std::span<const LoadRow> rows) {
          {row.sent, row.ok, row.lost, row.duplicated, row.broken, row.late, row.wrong})
       text += "," + std::to_string(count);
     for (std::size_t i = 1; i < kReasonCount; ++i) text += "," + std::to_string(row.degraded_by[i]);
-    for (std::size_t i = 1; i < kFaultCount; ++i) text += "," + std::to_string(row.faults_by[i]);
+    for (std::size_t i = 1; i < kFaultCodeCount; ++i)
+      text += "," + std::to_string(row.faults_by[i]);
     for (std::size_t i = 1; i < kReasonCount; ++i) text += "," + std::to_string(row.unsent_by[i]);
     text += "," + format_fixed(row.goodput, 2);
     for (const double us : {row.p50, row.p90, row.p99, row.p999, row.worst, row.own_lag_p99})

@@ -8,13 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "net/telemetry.h"
 #include "tools/load_driver.h"
 #include "tools/output.h"
 
 namespace offramp::cli {
-
-inline constexpr std::size_t kReasonCount = 10;
-inline constexpr std::size_t kFaultCount = 9;  ///< with a place for 0, which is none
 
 /// Sums over the requests of one phase that were to be sent after its warm-up. Latencies in
 /// microseconds, of the answers that are RESULTs, degraded ones too: errors come sooner.
@@ -33,9 +31,9 @@ struct LoadRow {
   double seconds = 0.0;
   std::uint64_t sent = 0;  ///< ok + degraded + faults + lost
   std::uint64_t ok = 0;
-  std::array<std::uint64_t, kReasonCount> degraded_by{};  ///< by Reason
-  std::array<std::uint64_t, kFaultCount> faults_by{};     ///< by FaultCode
-  std::array<std::uint64_t, kReasonCount> unsent_by{};    ///< by Reason
+  std::array<std::uint64_t, kReasonCount> degraded_by{};   ///< by Reason
+  std::array<std::uint64_t, kFaultCodeCount> faults_by{};  ///< by FaultCode
+  std::array<std::uint64_t, kReasonCount> unsent_by{};     ///< by Reason
   std::uint64_t lost = 0;
   std::uint64_t duplicated = 0;
   std::uint64_t broken = 0;  ///< connections

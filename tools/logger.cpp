@@ -14,6 +14,7 @@
 #include <string_view>
 #include <utility>
 
+#include "tools/options.h"
 #include "tools/output.h"
 
 namespace offramp::cli {
@@ -89,16 +90,10 @@ std::string pattern(Tier tier, Logger::Format format) {
          R"(",%v})";
 }
 
-template <std::size_t count>
-CLI::Validator one_of(const std::string_view (&names)[count]) {
-  return {[&names](std::string& text) {
-            if (std::ranges::find(names, text) != std::end(names)) return std::string();
-            std::string wanted(names[0]);
-            for (std::size_t i = 1; i < count; ++i)
-              wanted.append(i + 1 < count ? ", " : " or ").append(names[i]);
-            return "wanted " + wanted + ", found '" + text + "'";
-          },
-          ""};
+/// A line goes into a pipe at once or not at all, and cut JSON is none.
+std::string shortened(const std::string& text) {
+  constexpr std::size_t kMost = 700;
+  return text.size() <= kMost ? text : text.substr(0, kMost) + "...";
 }
 
 template <std::size_t count>
@@ -127,8 +122,10 @@ void Logger::say(LogLevel level, const std::string& message) const {
 void Logger::say(LogLevel level, const std::string& message, const Json& fields) const {
   std::string text = level == LogLevel::kError ? "offramp: " + message : message;
   if (format_ == Format::kJson) {
-    Json members = {{"message", message}};
+    Json members = {{"message", shortened(message)}};
     members.update(fields);
+    for (auto& [key, value] : members.items())
+      if (value.is_string()) value = shortened(value.get<std::string>());
     // Names of files and peers need not be UTF-8; JSON must be.
     text = members.dump(-1, ' ', false, Json::error_handler_t::replace);
     text = text.substr(1, text.size() - 2);
@@ -143,11 +140,11 @@ Log Logger::callback() const {
 void LogOptions::add_to(CLI::App& app, CLI::Option* flag, const std::string& usual_level) {
   app.add_option("--log-format", format_, "text, or JSON: one object a line [text]")
       ->type_name("text|json")
-      ->check(one_of(kFormats));
+      ->check(one_of({std::begin(kFormats), std::end(kFormats)}));
   app.add_option(
          "--log-level", level_,
          "debug, info, warning or error: how grave it must\nbe to be logged [" + usual_level + "]")
-      ->check(one_of(kLevels))
+      ->check(one_of({std::begin(kLevels), std::end(kLevels)}))
       ->excludes(flag)
       ->option_text("LEVEL");
   flag->option_text(" ");

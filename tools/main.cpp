@@ -1,6 +1,5 @@
 // The `offramp` command: options, exit codes, and nothing else.
 
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <new>
@@ -51,12 +50,14 @@ Exit codes:
        configuration included
    69  unavailable: an address is in use; or pictures were answered, but some
        only by the best tier that could be reached, or not at all with --policy
-       strict; or a node was stopped and some requests were not answered in time
+       strict; or a node was stopped and some requests were not answered in time;
+       or `load` lost requests, `health` found a tier not ready, `top --once` none
    70  a bug in offramp
    71  the operating system refused: memory, threads, sockets
    73  an output file cannot be written, or a key is there already
    78  the model file is damaged, or two tiers have different models; or a key or the
-       allow-list is damaged, or others may read a secret key
+       allow-list is damaged, or others may read a secret key; or `load` got
+       answers that are not the cascade's
   130  interrupted by Ctrl-C
   141  the reader of the output went away
 With several pictures, the good ones are answered and the first bad one gives the code.)";
@@ -75,7 +76,14 @@ std::string named_subcommand(const CLI::App& root) {
 /// slip.
 std::string explain(const CLI::App& root, const CLI::ParseError& error) {
   const std::vector<std::string> unknown = root.remaining(true);
-  if (unknown.empty()) return error.what();
+  if (unknown.empty()) {
+    const std::string what = error.what();
+    if (const auto at = what.find(" excludes "); at != std::string::npos)
+      return what.substr(0, at) + ": wanted without " + what.substr(at + 10) + ", found both";
+    if (const auto at = what.rfind(" is required"); at != std::string::npos)
+      return "wanted " + what.substr(0, at) + ", found none";
+    return what;
+  }
   return "wanted a known option or argument, found '" + unknown.front() + "'";
 }
 

@@ -10,14 +10,7 @@ void PolicyOption::add_to(CLI::App& app) {
                  "answer-first: quick answers over best ones; strict: the best\n"
                  "one or none; local-only: hand nothing on [balanced]")
       ->type_name("NAME")
-      ->check(CLI::Validator(
-          [](std::string& name) {
-            return policy_named(name)
-                       ? std::string()
-                       : "wanted balanced, answer-first, strict or local-only, found '" + name +
-                             "'";
-          },
-          ""));
+      ->check(one_of({"balanced", "answer-first", "strict", "local-only"}));
 }
 
 Policy PolicyOption::policy() const { return policy_named(text).value_or(Policy::kBalanced); }
@@ -28,12 +21,7 @@ void CutOption::add_to(CLI::App& app) {
                  "device; the picture, smaller but to be computed again; auto:\n"
                  "what is answered sooner, as measured [tensor]")
       ->type_name("NAME")
-      ->check(CLI::Validator(
-          [](std::string& name) {
-            return cut_named(name) ? std::string()
-                                   : "wanted tensor, picture or auto, found '" + name + "'";
-          },
-          ""));
+      ->check(one_of({"tensor", "picture", "auto"}));
 }
 
 Cut CutOption::cut() const { return cut_named(text).value_or(Cut::kTensor); }

@@ -63,6 +63,25 @@ Address parse_address(const std::string& option, const std::string& text, int le
 
 }  // namespace
 
+std::string join(const std::vector<std::string>& texts, const std::string& separator) {
+  std::string all;
+  for (const std::string& text : texts) {
+    if (!all.empty()) all += separator;
+    all += text;
+  }
+  return all;
+}
+
+CLI::Validator one_of(std::vector<std::string> names) {
+  return {[names = std::move(names)](std::string& text) {
+            if (std::ranges::find(names, text) != names.end()) return std::string();
+            std::string wanted = join({names.begin(), names.end() - 1}, ", ");
+            wanted += " or " + names.back();
+            return "wanted " + wanted + ", found '" + text + "'";
+          },
+          ""};
+}
+
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts(1);
   for (char c : text) {

@@ -48,6 +48,10 @@ struct ModelOption {
 
 /// The parts between separators; one, empty, of an empty text.
 std::vector<std::string> split(const std::string& text, char separator);
+std::string join(const std::vector<std::string>& texts, const std::string& separator);
+
+/// Fails its option unless the value is one of `names`, of which there are two or more.
+CLI::Validator one_of(std::vector<std::string> names);
 
 /// Adds an option for a whole number in [least, most] to `app`.
 CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int least, int most,

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "tools/options.h"
+
 namespace offramp::cli {
 namespace {
 
@@ -33,12 +35,6 @@ std::optional<std::string> variable_value(const std::string& name) {
   return value;
 }
 
-std::string joined(const std::vector<std::string>& texts) {
-  std::string all;
-  for (const std::string& text : texts) all += (all.empty() ? "" : ",") + text;
-  return all;
-}
-
 /// The texts of a value that fits the option; throws where another type was wanted.
 std::vector<std::string> fitting(const CLI::Option& option, const ConfigValue& value,
                                  const std::string& key) {
@@ -56,7 +52,7 @@ std::vector<std::string> fitting(const CLI::Option& option, const ConfigValue& v
   } else if (value.type == kBoolean || value.type == kOther) {
     refuse("text or a number, or a list of those");
   }
-  if (value.type == kList && option.get_expected_max() == 1) return {joined(value.texts)};
+  if (value.type == kList && option.get_expected_max() == 1) return {join(value.texts, ",")};
   return value.texts;
 }
 
@@ -228,7 +224,7 @@ std::string Settings::explain(const std::string& message) const {
     std::string source = where;
     if (!where.starts_with("OFFRAMP_")) source += ": " + key;
     if (begins(message, "--" + key)) return source + message.substr(2 + key.size());
-    const std::string value = joined(option->results());
+    const std::string value = join(option->results(), ",");
     if (value.size() > longest && begins(found, value)) {
       longest = value.size();
       origin = source;
@@ -244,7 +240,7 @@ std::vector<Setting> Settings::all() const {
     if (key.empty()) continue;
     const auto origin = origins_.find(option);
     const bool given = option->count() > 0;
-    Setting setting{.key = key, .value = joined(option->results()), .origin = "default"};
+    Setting setting{.key = key, .value = join(option->results(), ","), .origin = "default"};
     if (is_flag(*option)) setting.value = given ? "true" : "false";
     if (!given && !is_flag(*option)) setting.value = documented_default(*option);
     if (origin != origins_.end())

@@ -1,6 +1,5 @@
 #include "tools/tier_keys.h"
 
-#include <array>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -27,12 +26,20 @@ void make_folder(const fs::path& folder) {
   fs::permissions(folder, fs::perms::owner_all, error);
 }
 
-void write_unless_there(const fs::path& path, const std::string& text) {
+/// A file that is there must hold the key already.
+void write_unless_there(const fs::path& path, const std::string& role, const PublicKey& key) {
   std::error_code error;
-  if (fs::exists(path, error)) return;
-  OutputFile file(path);
-  file.write(text);
-  file.close();
+  if (!fs::exists(path, error)) {
+    OutputFile file(path);
+    file.write(role + key.text() + "\n");
+    file.close();
+    return;
+  }
+  constexpr std::size_t kMost = std::size_t{1} << 20;
+  if (read_guarded_file(path, "keys", kMost, 0).find(key.text()) == std::string::npos) {
+    throw Error(kBadKeys, path.string() + ": wanted the key " + fingerprint(key.text()) +
+                              "..., found others: add it, or remove the file");
+  }
 }
 
 }  // namespace
@@ -46,10 +53,10 @@ void make_tier_keys(const fs::path& root) {
     if (!fs::exists(own, error)) write_key_pair(own, make_key_pair(), false);
     const PublicKey key = read_key_pair(own).own;
     if (next) {
-      write_unless_there(folder / kNextKeyFile, next->text() + "\n");
+      write_unless_there(folder / kNextKeyFile, "", *next);
       const Tier after = tier == Tier::kEdge ? Tier::kCloud : Tier::kEdge;
-      write_unless_there(root / tier_name(after) / kAllowFile,
-                         std::string(tier_name(tier)) + " " + key.text() + "\n");
+      write_unless_there(root / tier_name(after) / kAllowFile, std::string(tier_name(tier)) + " ",
+                         key);
     }
     next = key;
   }

@@ -73,17 +73,20 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         link.connected(now);
         break;
       case 1:
-        link.disconnected("fuzz", events);
+        link.disconnected("fuzz", (step & 8) != 0, events);
         break;
       case 2:
-        link.submitted();
+        if ((step & 8) != 0)
+          link.cancel(make_request_id(1, in.byte()));
+        else
+          link.submitted(make_request_id(1, in.byte()));
         break;
       case 3:
         link.received_other_version(in.byte(), events);
         break;
       case 4:
         now += std::chrono::milliseconds(in.byte()) * 64;
-        if (!link.tick(now)) link.disconnected("silence", events);
+        if (!link.tick(now)) link.disconnected("silence", true, events);
         break;
       case 5:
         link.received(Welcome{.session = world.session,

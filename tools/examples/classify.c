@@ -3,7 +3,6 @@
  *   cc classify.c $(pkg-config --cflags --libs offramp-client) -o classify */
 #include <offramp/client_c.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 static int complain(int code) {
   fprintf(stderr, "classify: %s\n", offramp_last_error());
@@ -19,7 +18,8 @@ int main(int count, char** words) {
   options.next = words[2];
   options.keys = words[3];
   options.connect_grace_ms = options.deadline_ms = 60000;
-  if (offramp_open(&options, &client) != OFFRAMP_OK) return complain(OFFRAMP_USAGE);
+  int opened = offramp_open(&options, &client);
+  if (opened != OFFRAMP_OK) return complain(opened);
   for (int i = 4; i < count; ++i) {
     FILE* in = fopen(words[i], "rb");
     size_t bytes = in ? fread(file, 1, sizeof file, in) : 0;
