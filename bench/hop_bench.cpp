@@ -5,13 +5,14 @@
 //
 // The network averages the tensor over its pixels; what that takes is in the node's own account of
 // each request (HOP) and stands beside the round trip. Beside each size stands the same without
-// CURVE, and what the same bytes cost on a bare TCP connection between two threads: there and back
-// cannot take less on this machine.
+// CURVE, and what the same bytes cost between two threads without a node: through ZeroMQ alone, and
+// on a bare TCP connection. There and back cannot take less on this machine.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <zmq.h>
 
 #include <algorithm>
 #include <charconv>
@@ -30,6 +31,7 @@
 #include "engine/cascade.h"
 #include "engine/model.h"
 #include "net/node.h"
+#include "net/socket.h"
 #include "net/zmq_channel.h"
 
 namespace offramp {
@@ -157,6 +159,53 @@ Times measure(const Average& network, bool encrypted, int rounds) {
   return times;
 }
 
+// ---- bare ZeroMQ ----
+
+constexpr std::size_t kAnswerBytes = 200;
+
+// There and back with two parts of `bytes` in all one way and an answer of kAnswerBytes.
+std::vector<double> bare_zmq_us(std::size_t bytes, bool encrypted, int rounds) {
+  const ZmqContext context, other;
+  ZmqSocket router(context, ZMQ_ROUTER), dealer(other, ZMQ_DEALER);
+  if (encrypted) {
+    const KeyPair server = make_key_pair(), client = make_key_pair();
+    router.set(ZMQ_CURVE_SERVER, 1);
+    router.set(ZMQ_CURVE_SECRETKEY, server.secret.bytes());
+    dealer.set(ZMQ_CURVE_SERVERKEY, server.own.bytes());
+    dealer.set(ZMQ_CURVE_PUBLICKEY, client.own.bytes());
+    dealer.set(ZMQ_CURVE_SECRETKEY, client.secret.bytes());
+  }
+  char endpoint[64];
+  std::size_t size = sizeof endpoint;
+  if (zmq_bind(router.get(), "tcp://127.0.0.1:*") != 0 ||
+      zmq_getsockopt(router.get(), ZMQ_LAST_ENDPOINT, endpoint, &size) != 0 ||
+      zmq_connect(dealer.get(), endpoint) != 0)
+    throw_zmq_error("wanted a socket on loopback");
+  const auto receive = [](ZmqSocket& socket, std::vector<Bytes>& parts, std::size_t count) {
+    const std::vector<Waitable> items{{.socket = socket.get()}};
+    const Clock::time_point end = Clock::now() + std::chrono::seconds(10);
+    std::size_t found = 0;
+    while (!socket.receive(parts, count, found) && Clock::now() < end) wait_readable(items, end);
+    return found == count;
+  };
+  const std::jthread echo([&] {
+    std::vector<Bytes> parts;
+    const Bytes part(kAnswerBytes / 2);
+    for (int i = 0; i < kWarmup + rounds; ++i)
+      if (!receive(router, parts, 3) || !router.send({parts[0], part, part})) return;
+  });
+  const Bytes header(kFixedHeaderBytes), payload(bytes - kFixedHeaderBytes);
+  std::vector<Bytes> parts;
+  std::vector<double> times;
+  for (int i = 0; i < kWarmup + rounds; ++i) {
+    const Clock::time_point start = Clock::now();
+    if (!dealer.send({header, payload}) || !receive(dealer, parts, 2))
+      throw std::runtime_error("wanted an answer through ZeroMQ within ten seconds, found none");
+    if (i >= kWarmup) times.push_back(us(Clock::now() - start));
+  }
+  return times;
+}
+
 // ---- bare TCP ----
 
 class Socket {
@@ -190,7 +239,7 @@ class Socket {
   int fd_;
 };
 
-// There and back with `bytes` one way and an answer of 200.
+// There and back with `bytes` one way and an answer of kAnswerBytes.
 std::vector<double> bare_tcp_us(std::size_t bytes, int rounds) {
   const Socket listener(socket(AF_INET, SOCK_STREAM, 0));
   sockaddr_in address{};
@@ -207,9 +256,9 @@ std::vector<double> bare_tcp_us(std::size_t bytes, int rounds) {
   const Socket server(accept(listener.fd(), nullptr, nullptr));
   client.hurry();
   server.hurry();
-  std::vector<char> answer(200), request(bytes);
+  std::vector<char> answer(kAnswerBytes), request(bytes);
   const std::jthread echo([&server, bytes] {
-    std::vector<char> in(bytes), out(200);
+    std::vector<char> in(bytes), out(kAnswerBytes);
     while (server.receive_all(in) && server.send_all(out)) {
     }
   });
@@ -241,14 +290,16 @@ void run(int rounds) {
     const std::vector<double> bare = bare_tcp_us(bytes + kFixedHeaderBytes, rounds);
     for (const bool encrypted : {true, false}) {
       const Times times = measure(network, encrypted, rounds);
+      const std::vector<double> zmq = bare_zmq_us(bytes + kFixedHeaderBytes, encrypted, rounds);
       std::printf(
           "%s {\"tensor\": \"%s\", \"bytes\": %zu, \"curve\": %s, \"p50_us\": %.1f, "
           "\"p99_us\": %.1f, \"compute_p50_us\": %.1f, \"queue_p50_us\": %.1f, "
+          "\"bare_zmq_p50_us\": %.1f, \"bare_zmq_p99_us\": %.1f, "
           "\"bare_tcp_p50_us\": %.1f, \"bare_tcp_p99_us\": %.1f}",
           separator, each.name, bytes, encrypted ? "true" : "false",
           percentile(times.round_trip_us, 0.5), percentile(times.round_trip_us, 0.99),
-          percentile(times.compute_us, 0.5), percentile(times.queue_us, 0.5), percentile(bare, 0.5),
-          percentile(bare, 0.99));
+          percentile(times.compute_us, 0.5), percentile(times.queue_us, 0.5), percentile(zmq, 0.5),
+          percentile(zmq, 0.99), percentile(bare, 0.5), percentile(bare, 0.99));
       separator = ",\n";
     }
   }

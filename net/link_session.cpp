@@ -12,6 +12,7 @@ using std::chrono::milliseconds;
 // The carrier may need a moment between reporting a connection and taking the first message.
 constexpr milliseconds kRetryHello{2};
 constexpr milliseconds kHelloInterval{1000};
+constexpr int kMostPatience = 4;
 
 std::string describe(const WireModelId& model, int cut, const Shape& shape) {
   return "model " + short_id(model) + " from stage " + std::to_string(cut) + " with " +
@@ -43,6 +44,7 @@ void LinkSession::connected(Clock::time_point now) {
 void LinkSession::disconnected(const std::string& why, bool silent,
                                std::vector<LinkEvent>& events) {
   connected_ = false;
+  if (silent && announced_) patience_ = std::min(2 * patience_, kMostPatience);
   window_ = 0;
   pictures_ = false;
   left_ = false;
@@ -123,6 +125,7 @@ void LinkSession::receive(Fault fault, Clock::time_point now, std::vector<LinkEv
 }
 
 void LinkSession::receive(const Pong& pong, Clock::time_point now) {
+  patience_ = 1;
   if (pong.sequence != ping_sequence_) return;
   const auto away = std::chrono::duration_cast<microseconds>(now - ping_sent_);
   const microseconds sample = std::max(microseconds{1}, away - microseconds{pong.held_us});
@@ -163,7 +166,7 @@ bool LinkSession::tick(Clock::time_point now) {
   // A submit after a quiet time brings the next ping forward.
   if (up) due_ = std::min(due_, ping_sent_ + ping_interval(now));
   if (now < due_ || (!up && !greeting())) return true;
-  if (unanswered_ >= times_.unanswered) return false;
+  if (unanswered_ >= times_.unanswered * (greeting() ? 1 : patience_)) return false;
   if (greeting()) {
     const bool sent = send_(Hello{.session = session_,
                                   .model = identity_.model,

@@ -13,12 +13,14 @@
 namespace offramp {
 
 struct LinkTimes {
-  std::chrono::milliseconds ping_active{1000};  ///< between pings while there is work
+  std::chrono::milliseconds ping_active{500};   ///< between pings while there is work
   std::chrono::milliseconds ping_idle{15000};
   /// After a request, though it may have been answered: what was measured is to stay fresh while
   /// there is work.
   std::chrono::milliseconds still_active{5000};
-  int unanswered = 3;  ///< pings or HELLOs after which the link is dead
+  /// Pings or HELLOs after which the link is dead. Of pings twice as many where the last link ended
+  /// so before it had an answer, then four times: the node may be one whose work takes long.
+  int unanswered = 3;
 };
 
 class LinkSession {
@@ -77,6 +79,7 @@ class LinkSession {
   bool left_ = false;       ///< said BYE; the peer is to close the connection
   int window_ = 0;
   int unanswered_ = 0;
+  int patience_ = 1;  ///< 1, 2 or 4, by which times_.unanswered grows
   std::uint64_t ping_sequence_ = 0;
   Clock::time_point ping_sent_{};
   std::set<RequestId> away_;  ///< requests of this connection without an answer

@@ -1,5 +1,5 @@
-// Loops that a compiler turns into SSE2 or NEON, without branches: this file is built with -O3, and
-// with -ffp-contract=off so that all machines round alike.
+// Loops that a compiler turns into vectors, without branches: this file is built with -O3, and with
+// -ffp-contract=off so that all machines round alike.
 #include "net/narrow.h"
 
 #include <algorithm>
@@ -9,6 +9,16 @@
 #include <cstring>
 #include <vector>
 
+// Where the loader can choose, every such loop stands twice in the program: for AVX2, and for what
+// any machine of its architecture has. The choice is made before a sanitizer has set itself up, so
+// code with one has the plain loops alone.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+#define OFFRAMP_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define OFFRAMP_WIDE
+#endif
+
 namespace offramp {
 namespace {
 
@@ -16,7 +26,10 @@ static_assert(std::endian::native == std::endian::little, "the wire is little-en
 
 constexpr std::uint32_t kExponent = 0x7f800000;
 
-bool is_finite(float v) { return (std::bit_cast<std::uint32_t>(v) & kExponent) != kExponent; }
+// 1 for NaN and Inf, otherwise 0.
+std::uint32_t not_finite(float v) {
+  return (std::bit_cast<std::uint32_t>(v) & kExponent) == kExponent ? 1u : 0u;
+}
 
 // All ones when a < b, otherwise 0; a and b are at least 0.
 std::uint32_t mask_less(std::int32_t a, std::int32_t b) {
@@ -72,37 +85,59 @@ Quantiser spanning(const Range& range) {
   return {scale, static_cast<std::uint8_t>(-low / static_cast<double>(scale) + 0.5)};
 }
 
-// y[width] <- y[width] with the next row; written so that a compiler finds minps and maxps.
-void widen(const float* __restrict x, std::size_t width, float* __restrict low,
-           float* __restrict high, std::uint32_t* __restrict bad) {
-  for (std::size_t l = 0; l < width; ++l) {
-    low[l] = x[l] < low[l] ? x[l] : low[l];
-    high[l] = high[l] < x[l] ? x[l] : high[l];
-    bad[l] |= is_finite(x[l]) ? 0u : 1u;
+// The sizes of `rows` rows of x[rows, width], which stand `stride` apart. Four rows at a time, as
+// the lanes go through memory.
+OFFRAMP_WIDE
+void widen(const float* __restrict x, std::size_t rows, std::size_t stride, std::size_t width,
+           float* __restrict low, float* __restrict high, std::uint32_t* __restrict bad) {
+  const auto least = [](float a, float b) { return b < a ? b : a; };
+  const auto most = [](float a, float b) { return a < b ? b : a; };
+  for (; rows >= 4; rows -= 4, x += 4 * stride) {
+    const float *b = x + stride, *c = b + stride, *d = c + stride;
+    for (std::size_t l = 0; l < width; ++l) {
+      low[l] = least(low[l], least(least(x[l], b[l]), least(c[l], d[l])));
+      high[l] = most(high[l], most(most(x[l], b[l]), most(c[l], d[l])));
+      bad[l] |= not_finite(x[l]) | not_finite(b[l]) | not_finite(c[l]) | not_finite(d[l]);
+    }
+  }
+  for (; rows > 0; --rows, x += stride) {
+    for (std::size_t l = 0; l < width; ++l) {
+      low[l] = least(low[l], x[l]);
+      high[l] = most(high[l], x[l]);
+      bad[l] |= not_finite(x[l]);
+    }
   }
 }
 
-void quantise_row(const float* __restrict x, std::size_t width, const float* __restrict inverse,
-                  const float* __restrict offset, std::uint8_t* __restrict q) {
-  for (std::size_t l = 0; l < width; ++l)
-    q[l] = static_cast<std::uint8_t>(static_cast<int>(x[l] * inverse[l] + offset[l]));
+OFFRAMP_WIDE
+void quantise_rows(const float* __restrict x, std::size_t rows, std::size_t stride,
+                   std::size_t width, const float* __restrict inverse,
+                   const float* __restrict offset, std::uint8_t* __restrict q) {
+  for (; rows > 0; --rows, x += stride, q += stride) {
+    for (std::size_t l = 0; l < width; ++l)
+      q[l] = static_cast<std::uint8_t>(static_cast<int>(x[l] * inverse[l] + offset[l]));
+  }
 }
 
-void dequantise_row(const std::uint8_t* __restrict q, std::size_t width,
-                    const float* __restrict scale, const float* __restrict zero,
-                    float* __restrict x) {
-  for (std::size_t l = 0; l < width; ++l) x[l] = (static_cast<float>(q[l]) - zero[l]) * scale[l];
+OFFRAMP_WIDE
+void dequantise_rows(const std::uint8_t* __restrict q, std::size_t rows, std::size_t stride,
+                     std::size_t width, const float* __restrict scale, const float* __restrict zero,
+                     float* __restrict x) {
+  for (; rows > 0; --rows, q += stride, x += stride)
+    for (std::size_t l = 0; l < width; ++l) x[l] = (static_cast<float>(q[l]) - zero[l]) * scale[l];
 }
 
 }  // namespace
 
+OFFRAMP_WIDE
 bool all_finite(std::span<const float> x) {
   std::uint32_t bad = 0;
-  for (const float v : x) bad |= is_finite(v) ? 0u : 1u;
+  for (const float v : x) bad |= not_finite(v);
   return bad == 0;
 }
 
 // After Fabian Giesen's float_to_half_rtne: three cases, of which masks take the right one.
+OFFRAMP_WIDE
 void to_f16(std::span<const float> x, std::uint8_t* y) {
   constexpr std::int32_t kLeastNormal = 0x38800000;  // 2^-14
   constexpr std::int32_t kTooLarge = 0x477fffff;     // the last float below 2^16
@@ -124,6 +159,7 @@ void to_f16(std::span<const float> x, std::uint8_t* y) {
   }
 }
 
+OFFRAMP_WIDE
 bool from_f16(const std::uint8_t* x, std::span<float> y) {
   std::uint32_t bad = 0;
   for (std::size_t i = 0; i < y.size(); ++i) {
@@ -145,8 +181,8 @@ void find_quantisers(const float* x, std::size_t rows, std::span<Quantiser> colu
   for_each_block(rows, columns.size(), [&](const Block& block) {
     Lanes<float> low{}, high{};
     Lanes<std::uint32_t> bad{};
-    for (std::size_t r = 0; r < block.rows; ++r)
-      widen(x + block.begin + r * block.stride, block.width, low.data(), high.data(), bad.data());
+    widen(x + block.begin, block.rows, block.stride, block.width, low.data(), high.data(),
+          bad.data());
     for_each_lane(block, columns.size(), [&](std::size_t l, std::size_t column) {
       Range& range = ranges[column];
       range.low = std::min(range.low, low[l]);
@@ -167,10 +203,8 @@ void quantise(const float* x, std::size_t rows, std::span<const Quantiser> colum
       offset[l] = static_cast<float>(columns[column].zero) + 0.5f;
     });
     for (float& v : inverse) v = 1.0f / v;
-    for (std::size_t r = 0; r < block.rows; ++r) {
-      const std::size_t at = block.begin + r * block.stride;
-      quantise_row(x + at, block.width, inverse.data(), offset.data(), q + at);
-    }
+    quantise_rows(x + block.begin, block.rows, block.stride, block.width, inverse.data(),
+                  offset.data(), q + block.begin);
   });
 }
 
@@ -182,10 +216,8 @@ void dequantise(const std::uint8_t* q, std::size_t rows, std::span<const Quantis
       scale[l] = columns[column].scale;
       zero[l] = static_cast<float>(columns[column].zero);
     });
-    for (std::size_t r = 0; r < block.rows; ++r) {
-      const std::size_t at = block.begin + r * block.stride;
-      dequantise_row(q + at, block.width, scale.data(), zero.data(), x + at);
-    }
+    dequantise_rows(q + block.begin, block.rows, block.stride, block.width, scale.data(),
+                    zero.data(), x + block.begin);
   });
 }
 

@@ -27,6 +27,7 @@ constexpr milliseconds kLongestRetry{5000};
 constexpr milliseconds kFirstReconnect{100};
 constexpr milliseconds kLongestReconnect{500};
 constexpr milliseconds kConnectTimeout{1000};
+constexpr milliseconds kHandshake{1500};
 
 // A DEALER and the monitor that tells of its connections.
 class Connection {
@@ -48,6 +49,7 @@ class Connection {
     dealer_.set(ZMQ_RECONNECT_IVL, static_cast<int>(kFirstReconnect.count()));
     dealer_.set(ZMQ_RECONNECT_IVL_MAX, static_cast<int>(kLongestReconnect.count()));
     dealer_.set(ZMQ_CONNECT_TIMEOUT, static_cast<int>(kConnectTimeout.count()));
+    dealer_.set(ZMQ_HANDSHAKE_IVL, static_cast<int>(kHandshake.count()));
     if (zmq_connect(dealer_.get(), endpoint.c_str()) != 0) {
       const bool unusable = zmq_errno() != EMFILE && zmq_errno() != ENOMEM;
       throw Error(unusable ? ErrorKind::kUsage : ErrorKind::kSystem,
