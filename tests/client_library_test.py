@@ -103,7 +103,7 @@ class Library(unittest.TestCase):
 
     def test_what_goes_wrong_is_said(self):
         nowhere = subprocess.run([self.c, "/nowhere", "a:1", "b", "c"], capture_output=True, text=True)
-        self.assertEqual(nowhere.returncode, 64)
+        self.assertEqual(nowhere.returncode, 66)
         self.assertRegex(nowhere.stderr, r"^classify: /nowhere: wanted .*, found .*\n$")
         command = [self.cpp, MODEL, "127.0.0.1:1", self.folder / "keys" / "device", SOURCE / "README.md"]
         text = subprocess.run(command, capture_output=True, text=True)

@@ -201,7 +201,7 @@ TEST_CASE("client: pictures that wait behind a hung tier are answered in time, t
     while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   };
   const Node node(stages, model.id, hung, nullptr, Log{});
-  ClientOptions options = small.silent_next(seconds(4));
+  ClientOptions options = small.silent_next(seconds(1));
   options.next = {listen};
   options.window = 4;
   options.queue = 1000;
@@ -212,9 +212,9 @@ TEST_CASE("client: pictures that wait behind a hung tier are answered in time, t
     while (const auto outcome = client.wait_any(seconds(60))) {
       ++statuses[outcome->result.status];
       // All of them before the deadline of the last: the time to run 500 is kept for them.
-      CHECK(outcome->result.total_us < 5'000'000);
+      CHECK(outcome->result.total_us < 2'000'000);
     }
-    CHECK(statuses["overloaded"] > 400);
+    CHECK(statuses["overloaded"] > 0);
     CHECK(statuses["overloaded"] + statuses["late"] == 500);
   }
   hold = false;

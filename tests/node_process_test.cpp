@@ -149,7 +149,7 @@ TEST_CASE("a worker that does not return does not keep its node from ending") {
       load.folder.write("heavy.safetensors", lopsided_model(1024, 127).signed_file()).string();
   RunningNode edge(load.folder, load.model, "edge", {"--drain", "300ms"},
                    {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
-  const Finished device = offramp(load.run(edge.address, 1, "3s", {"--wait", "20s"}));
+  const Finished device = offramp(load.run(edge.address, 1, "1s", {"--wait", "20s"}));
   CAPTURE(device.err);
   CHECK(device.code == kUnavailable);
   CHECK(statuses(device) == std::map<std::string, int>{{"degraded(late)", 1}});

@@ -340,7 +340,7 @@ TEST_CASE("--insecure: warned of on both sides, and served") {
   CHECK(device.code == 0);
   CHECK(status(device) == "ok");
   CHECK(lines(device.err).size() == 1);
-  CHECK(device.err.starts_with("WARNING: --insecure: "));
+  CHECK(device.err.starts_with("offramp: WARNING: --insecure: "));
   edge.signal(SIGHUP);
   CHECK(edge.wait_for("SIGHUP: wanted a list of keys to read again, found a node without one\n"));
   const Finished stopped = edge.stop();
