@@ -12,7 +12,7 @@
 namespace offramp {
 namespace {
 
-// One rule per exit; the last one's is never asked.
+// The model's rules, with other thresholds where there are some.
 std::vector<ExitRule> exit_rules(const Graph& graph, std::span<const float> thresholds) {
   const std::size_t wanted = graph.exits.size() - 1;
   if (!thresholds.empty() && thresholds.size() != 1 && thresholds.size() != wanted) {
@@ -21,15 +21,23 @@ std::vector<ExitRule> exit_rules(const Graph& graph, std::span<const float> thre
   }
   std::vector<ExitRule> rules;
   for (std::size_t i = 0; i < graph.exits.size(); ++i) {
-    float t = graph.exits[i].threshold;
-    if (!thresholds.empty()) t = thresholds[std::min(i, thresholds.size() - 1)];
-    if (!(t >= 0.0f && t <= 1.0f)) {
-      throw Error(ErrorKind::kUsage,
-                  "thresholds: wanted values in [0, 1], found " + std::to_string(t));
-    }
-    rules.push_back({t});
+    rules.push_back(graph.exits[i].rule);
+    if (!thresholds.empty())
+      rules.back().threshold = thresholds[std::min(i, thresholds.size() - 1)];
   }
   return rules;
+}
+
+void check(const ExitRule& rule) {
+  const float t = rule.threshold;
+  if (!(t >= 0.0f && t <= 1.0f)) {
+    throw Error(ErrorKind::kUsage,
+                "thresholds: wanted values in [0, 1], found " + std::to_string(t));
+  }
+  if (!(rule.temperature >= kLeastTemperature && rule.temperature <= kMostTemperature)) {
+    throw Error(ErrorKind::kUsage, "temperatures: wanted values from 0.01 to 100, found " +
+                                       std::to_string(rule.temperature));
+  }
 }
 
 }  // namespace
@@ -43,22 +51,41 @@ Stage::Outcome Stage::step(View input, StageMemory& memory) const noexcept {
   const std::size_t batch = static_cast<std::size_t>(input.batch);
   const std::span<float> probabilities{memory.probabilities.data(), batch * classes};
   for (std::size_t n = 0; n < batch; ++n) {
+    const std::span<float> here = probabilities.subspan(n * classes, classes);
     memory.decisions[n] = decide(plan_.kernels(), {outputs.logits.data + n * classes, classes},
-                                 exit_, probabilities.subspan(n * classes, classes));
+                                 exit_, here, rule_.temperature);
+    memory.streaks[n].add(memory.decisions[n]);
+    memory.doubts[n] = doubt(rule_.criterion, memory.decisions[n], here, memory.streaks[n]);
   }
-  return {{memory.decisions.data(), batch}, probabilities, outputs.carry};
+  return {{memory.decisions.data(), batch},
+          probabilities,
+          {memory.doubts.data(), batch},
+          outputs.carry};
 }
 
 StageMemory Stage::make_memory() const {
   const std::size_t batch = static_cast<std::size_t>(plan_.max_batch());
   const std::size_t classes = static_cast<std::size_t>(plan_.classes());
-  return {plan_.make_workspace(), std::vector<Decision>(batch),
-          std::vector<float>(batch * classes)};
+  return {.workspace = plan_.make_workspace(),
+          .decisions = std::vector<Decision>(batch),
+          .probabilities = std::vector<float>(batch * classes),
+          .doubts = std::vector<float>(batch),
+          .streaks = std::vector<Streak>(batch)};
 }
 
 std::vector<Stage> make_stages(const Model& model, std::span<const float> thresholds,
                                const PlanOptions& options) {
-  const std::vector<ExitRule> rules = exit_rules(model.graph, thresholds);
+  return compile_stages(model, exit_rules(model.graph, thresholds), options);
+}
+
+std::vector<Stage> compile_stages(const Model& model, std::span<const ExitRule> rules,
+                                  const PlanOptions& options) {
+  if (rules.size() != model.graph.exits.size()) {
+    throw Error(ErrorKind::kUsage, "rules: wanted " + std::to_string(model.graph.exits.size()) +
+                                       ", one for each exit, found " +
+                                       std::to_string(rules.size()));
+  }
+  for (const ExitRule& rule : rules) check(rule);
   const FusedGraph fused = fuse(model.graph);
   const std::vector<Segment> segments = split_at_exits(fused.graph);
   std::vector<Stage> stages;
@@ -67,6 +94,16 @@ std::vector<Stage> make_stages(const Model& model, std::span<const float> thresh
                         rules[i], i + 1 == segments.size(), segments[i].macs);
   }
   return stages;
+}
+
+void check_independent(std::span<const Stage> stages) {
+  for (const Stage& stage : stages) {
+    if (stage.last() || stage.rule().criterion != Criterion::kPatience) continue;
+    throw Error(ErrorKind::kUsage,
+                "patience: wanted all exits in one process (classify, eval), for tiers do not tell "
+                "one another what their exits have said; found it at exit " +
+                    std::to_string(stage.exit() + 1));
+  }
 }
 
 CascadeMemory make_cascade_memory(std::span<const Stage> stages) {
@@ -82,6 +119,7 @@ CascadeMemory make_cascade_memory(std::span<const Stage> stages) {
   }
   memory.survivors = Buffer(carry * batch);
   memory.index.resize(batch);
+  memory.streaks.resize(batch);
   return memory;
 }
 
@@ -90,7 +128,7 @@ int pack_undecided(const Stage& stage, const Stage::Outcome& outcome, std::span<
   const std::size_t size = outcome.carry.shape.elements();
   std::size_t undecided = 0;
   for (std::size_t n = 0; n < outcome.decisions.size(); ++n) {
-    if (stage.answers(outcome.decisions[n])) continue;
+    if (stage.answers(outcome.doubts[n])) continue;
     // Not memcpy: a carry that is the stage's own input may already lie among the packed.
     std::memmove(packed + undecided * size, outcome.carry.data + n * size, size * sizeof(float));
     index[undecided++] = index[n];
@@ -102,11 +140,20 @@ void run_cascade(std::span<const Stage> stages, View input, CascadeMemory& memor
                  std::span<Decision> decisions) noexcept {
   assert(decisions.size() == static_cast<std::size_t>(input.batch));
   std::iota(memory.index.begin(), memory.index.begin() + input.batch, 0);
+  std::fill_n(memory.streaks.begin(), input.batch, Streak{});
   for (std::size_t s = 0; s < stages.size() && input.batch > 0; ++s) {
+    std::vector<Streak>& streaks = memory.stages[s].streaks;
+    for (int n = 0; n < input.batch; ++n) {
+      const auto at = static_cast<std::size_t>(n);
+      streaks[at] = memory.streaks[static_cast<std::size_t>(memory.index[at])];
+    }
     const Stage::Outcome outcome = stages[s].step(input, memory.stages[s]);
     // Those of undecided samples are replaced by the next stage.
-    for (std::size_t n = 0; n < outcome.decisions.size(); ++n)
-      decisions[static_cast<std::size_t>(memory.index[n])] = outcome.decisions[n];
+    for (std::size_t n = 0; n < outcome.decisions.size(); ++n) {
+      const auto sample = static_cast<std::size_t>(memory.index[n]);
+      decisions[sample] = outcome.decisions[n];
+      memory.streaks[sample] = streaks[n];
+    }
     const int undecided = pack_undecided(stages[s], outcome, memory.index, memory.survivors.data());
     input = {memory.survivors.data(), undecided, outcome.carry.shape};
   }

@@ -17,7 +17,11 @@ struct StageMemory {
   Workspace workspace;
   std::vector<Decision> decisions;
   std::vector<float> probabilities;  ///< [batch, classes]
-  ThreadPool* pool = nullptr;        ///< not owned; null: this thread alone
+  std::vector<float> doubts;         ///< [batch]
+  /// [batch]: what the exits before have said of each sample, and after a step this one, too. For
+  /// patience alone.
+  std::vector<Streak> streaks;
+  ThreadPool* pool = nullptr;  ///< not owned; null: this thread alone
 };
 
 /// A segment with its exit. Immutable, shared by threads, each with its own StageMemory.
@@ -29,14 +33,15 @@ class Stage {
   struct Outcome {
     std::span<const Decision> decisions;   ///< one per sample
     std::span<const float> probabilities;  ///< [batch, classes]
+    std::span<const float> doubts;         ///< one per sample, of this exit's rule
     View carry;                            ///< empty for the last stage
   };
 
   /// Runs 1..max_batch samples through segment and exit. Allocates nothing.
   Outcome step(View input, StageMemory& memory) const noexcept;
 
-  /// True when this stage answers with `decision` instead of handing on; always for the last.
-  bool answers(const Decision& decision) const { return last_ || rule_.sure(decision); }
+  /// True when this stage answers instead of handing on; always for the last.
+  bool answers(float doubt) const { return last_ || rule_.sure(doubt); }
 
   StageMemory make_memory() const;
   const Plan& plan() const { return plan_; }
@@ -59,6 +64,15 @@ class Stage {
 std::vector<Stage> make_stages(const Model& model, std::span<const float> thresholds,
                                const PlanOptions& options);
 
+/// The same with rules given: one for each exit. Throws Error{kUsage} for another number of them, a
+/// threshold outside [0, 1] or a temperature outside its range.
+std::vector<Stage> compile_stages(const Model& model, std::span<const ExitRule> rules,
+                                  const PlanOptions& options);
+
+/// Throws Error{kUsage} when a rule asks what the exits before have said: tiers do not tell one
+/// another.
+void check_independent(std::span<const Stage> stages);
+
 /// Moves the carries of the samples that `stage` does not answer to the front of `packed`, in their
 /// order, and what `index` says of them to its front; returns their number. `outcome` is of its
 /// last step, index[n] belongs to sample n. The carries may lie in `packed` already.
@@ -68,8 +82,9 @@ int pack_undecided(const Stage& stage, const Stage::Outcome& outcome, std::span<
 struct CascadeMemory {
   std::unique_ptr<ThreadPool> pool;  ///< null for plans of one thread
   std::vector<StageMemory> stages;
-  Buffer survivors;        ///< carries of undecided samples, packed together
-  std::vector<int> index;  ///< which sample each of them is
+  Buffer survivors;             ///< carries of undecided samples, packed together
+  std::vector<int> index;       ///< which sample each of them is
+  std::vector<Streak> streaks;  ///< [batch], of those who left, too
 };
 
 CascadeMemory make_cascade_memory(std::span<const Stage> stages);

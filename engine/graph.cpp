@@ -288,9 +288,10 @@ void validate(const Graph& graph) {
       fail("exit " + exit.name + ": wanted a vector of " + std::to_string(std::max(classes, 2)) +
            " logits, found " + to_string(logits));
     }
-    if (!(exit.threshold >= 0.0f && exit.threshold <= 1.0f)) {
+    const ExitRule& rule = exit.rule;
+    if (!(rule.threshold >= 0.0f && rule.threshold <= 1.0f)) {
       fail("exit " + exit.name + ": wanted a threshold in [0, 1], found " +
-           std::to_string(exit.threshold));
+           std::to_string(rule.threshold));
     }
   }
 }

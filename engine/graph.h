@@ -11,6 +11,7 @@
 #include <variant>
 #include <vector>
 
+#include "engine/exits.h"
 #include "engine/tensor.h"
 
 namespace offramp {
@@ -98,7 +99,7 @@ struct Layer {
 struct Exit {
   std::string name;
   ValueId logits = kNoValue;
-  float threshold = 0.0f;  ///< normalised entropy in [0, 1] below which this exit answers
+  ExitRule rule{};  ///< when it answers; the last one's threshold is not asked
 };
 
 struct Graph {

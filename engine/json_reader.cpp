@@ -1,6 +1,7 @@
 #include "engine/json_reader.h"
 
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <utility>
 
@@ -153,6 +154,17 @@ int JsonFields::integer(const char* key, int lowest, int highest) {
 }
 
 float JsonFields::number(const char* key) { return json_number(field(key), where_ + ": " + key); }
+
+float JsonFields::number(const char* key, float lowest, float highest) {
+  const float value = number(key);
+  if (value < lowest || value > highest) {
+    char wanted[64];
+    std::snprintf(wanted, sizeof wanted, "%g to %g", static_cast<double>(lowest),
+                  static_cast<double>(highest));
+    fail(key, wanted, field(key));
+  }
+  return value;
+}
 
 std::string JsonFields::text(const char* key) { return json_text(field(key), where_ + ": " + key); }
 

@@ -43,11 +43,14 @@ class JsonFields {
   int integer(const char* key, int lowest, int highest);
   /// Finite as a float.
   float number(const char* key);
+  float number(const char* key, float lowest, float highest);
   /// Not empty, without control characters.
   std::string text(const char* key);
   /// Like text(), and empty for null.
   std::string text_or_null(const char* key);
   const nlohmann::json& list(const char* key);
+  /// Whatever it is: for the reader of its fields.
+  const nlohmann::json& object(const char* key) { return field(key); }
   /// Exactly two integers.
   std::array<int, 2> pair(const char* key, int lowest, int highest);
   /// Exactly three finite numbers.

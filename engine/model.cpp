@@ -8,6 +8,7 @@
 #include "engine/error.h"
 #include "engine/json_reader.h"
 #include "engine/model_graph.h"
+#include "engine/rule_table.h"
 #include "engine/safetensors.h"
 
 namespace offramp {
@@ -40,6 +41,8 @@ class Metadata {
     }
     return found->second;
   }
+
+  bool has(const char* key) const { return entries_.contains(key); }
 
   json parsed(const char* key) const { return parse_json(text(key), where(key)); }
 
@@ -132,6 +135,16 @@ Model parse_model(std::span<const std::uint8_t> file, const std::string& origin)
   model.graph = read_graph(metadata.parsed("offramp.graph"), metadata.parsed("offramp.exits"),
                            model.preprocess.input, contents.tensors, origin);
   check_logits(model.graph, model.classes.size(), origin);
+  const std::size_t exits = model.graph.exits.size();
+  if (metadata.has("offramp.rules")) {
+    const std::vector<ExitRule> rules =
+        read_rules(metadata.parsed("offramp.rules"), exits, metadata.where("offramp.rules"));
+    for (std::size_t i = 0; i < exits; ++i) model.graph.exits[i].rule = rules[i];
+  }
+  if (metadata.has("offramp.targets")) {
+    model.targets =
+        read_targets(metadata.parsed("offramp.targets"), exits, metadata.where("offramp.targets"));
+  }
 
   // Before the weights' values are judged: a damaged file should be called damaged.
   model.id = content_hash(contents);

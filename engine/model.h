@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/graph.h"
+#include "engine/rule_table.h"
 
 namespace offramp {
 
@@ -41,6 +42,7 @@ struct Model {
   Graph graph;  ///< its weights point into `file`
   Preprocess preprocess;
   std::vector<std::string> classes;
+  std::vector<Target> targets;  ///< other rules than those of the graph's exits, by name
   ModelId id{};
   std::uint64_t file_bytes = 0;
   std::unique_ptr<const MappedFile> file;

@@ -296,10 +296,7 @@ void GraphReader::read_exits(const json& exits) {
     }
     exit.logits = found->second;
     if (i + 1 < exits.size()) {
-      exit.threshold = fields.number("threshold");
-      if (exit.threshold < 0 || exit.threshold > 1) {
-        throw bad_model(fields.where() + ": threshold", "0 to 1", std::to_string(exit.threshold));
-      }
+      exit.rule.threshold = fields.number("threshold", 0, 1);
     } else {
       fields.skip("threshold");  // the last exit always answers
     }

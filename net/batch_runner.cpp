@@ -61,7 +61,7 @@ std::vector<Done> BatchRunner::run(std::vector<Job> jobs) {
       each.decision = outcome.decisions[n];
       const auto probabilities = outcome.probabilities.subspan(n * classes, classes);
       each.probabilities.assign(probabilities.begin(), probabilities.end());
-      each.answers = stage.answers(each.decision);
+      each.answers = stage.answers(outcome.doubts[n]);
       if (!each.answers && i + 1 == end_)
         each.carry = encode_tensor(outcome.carry.slice(static_cast<int>(n), 1), format_);
     }

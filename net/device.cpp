@@ -52,6 +52,7 @@ struct Device::Impl {
         memory(stages[0].make_memory()),
         input(stages[0].plan().input_shape().elements()),
         upstream(std::move(next), options.policy, wire_model_id(model), 1, log) {
+    check_independent(stages);
     memory.pool = &pool;
     if (options.cut == Cut::kTensor) return;
     if (!options.pictures)
@@ -147,7 +148,7 @@ void Device::Impl::classify(std::size_t index, Clock::time_point ready) {
                            .queue_us = elapsed_us(ready, begin),
                            .compute_us = elapsed_us(begin, Clock::now())}},
               .probabilities = {outcome.probabilities.begin(), outcome.probabilities.end()}};
-  const bool sure = stage.answers(own.decision);
+  const bool sure = stage.answers(outcome.doubts[0]);
   const bool local = !sure && options.policy == Policy::kLocalOnly;
   if (!sure && !local) {
     const Reason obstacle = hand_on(index, own, outcome.carry, ready);

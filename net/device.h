@@ -85,7 +85,7 @@ class Device {
   using Sink = std::function<void(std::size_t index, const Outcome& outcome)>;
 
   /// `stages` are all of the model's and outlive the device. `next` may be empty. Throws what
-  /// dialling its nodes does.
+  /// dialling its nodes and check_independent() do.
   Device(std::span<const Stage> stages, const ModelId& model, const DeviceOptions& options,
          NextNodes next, Log log);
   ~Device();

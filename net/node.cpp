@@ -20,7 +20,8 @@ namespace {
 // take longer than kTurn.
 constexpr int kMessagesPerTurn = 64;
 
-const NodeOptions& checked(const NodeOptions& options) {
+const NodeOptions& checked(std::span<const Stage> stages, const NodeOptions& options) {
+  check_independent(stages);
   const auto require = [](bool good, const std::string& wanted, const std::string& found) {
     if (!good) throw Error(ErrorKind::kUsage, "node: wanted " + wanted + ", found " + found);
   };
@@ -99,8 +100,8 @@ void Node::Impl::take_messages(Clock::time_point now) {
 
 Node::Node(std::span<const Stage> stages, const ModelId& model, const NodeOptions& options,
            NextNodes next, Log log)
-    : impl_(std::make_unique<Impl>(stages, wire_model_id(model), checked(options), std::move(next),
-                                   std::move(log))) {
+    : impl_(std::make_unique<Impl>(stages, wire_model_id(model), checked(stages, options),
+                                   std::move(next), std::move(log))) {
   try {
     impl_->thread = std::thread([impl = impl_.get()] { impl->loop(); });
   } catch (const std::system_error& error) {

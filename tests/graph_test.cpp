@@ -91,7 +91,7 @@ TEST_CASE("validate names the layer and what is wrong with it") {
   std::get<Conv2d>(broken.layers[0].op).weight = nan;
   CHECK_THROWS_WITH_AS(validate(broken), doctest::Contains("found NaN"), Error);
   broken = b.graph();
-  broken.exits[0].threshold = NAN;
+  broken.exits[0].rule.threshold = NAN;
   CHECK_THROWS_WITH_AS(validate(broken), doctest::Contains("threshold"), Error);
   broken = b.graph();
   broken.exits.clear();

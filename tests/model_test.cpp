@@ -80,7 +80,7 @@ TEST_CASE("a model file becomes a model") {
   CHECK(std::get<BatchNorm>(graph.layers[1].op).epsilon == 1e-5f);
   REQUIRE(graph.exits.size() == 2);
   CHECK(graph.exits[0].name == "first");
-  CHECK(graph.exits[0].threshold == 0.5f);
+  CHECK(graph.exits[0].rule.threshold == 0.5f);
   CHECK(graph.exits[1].logits == 8);
 }
 

@@ -71,7 +71,7 @@ Decision over_a_wire(const SmallCascade& cascade, std::size_t picture, const Ten
   for (const Stage& stage : cascade.stages()) {
     StageMemory memory = stage.make_memory();
     const Stage::Outcome outcome = stage.step(input, memory);
-    if (stage.answers(outcome.decisions[0])) return outcome.decisions[0];
+    if (stage.answers(outcome.doubts[0])) return outcome.decisions[0];
     const WireTensor tensor = encode_tensor(outcome.carry, format);
     received.resize(outcome.carry.elements());
     REQUIRE(!decode_tensor(tensor, outcome.carry.shape, received));

@@ -73,7 +73,7 @@ ValueId GraphBuilder::batch_norm(ValueId x) {
 }
 
 void GraphBuilder::exit(ValueId logits, float threshold) {
-  graph_.exits.push_back({"exit" + std::to_string(graph_.exits.size() + 1), logits, threshold});
+  graph_.exits.push_back({"exit" + std::to_string(graph_.exits.size() + 1), logits, {threshold}});
 }
 
 namespace {

@@ -14,6 +14,7 @@
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
+#include "tools/rule_options.h"
 
 namespace offramp::cli {
 namespace {
@@ -41,13 +42,14 @@ class Classify : public Command {
         ->required()
         ->option_text("...");
     model_.add_to(*app());
-    thresholds_.add_to(*app());
+    rules_.add_to(*app());
     compute_.add_to(*app());
     app()->add_flag("--json", json_, "one JSON object a line");
     app()->footer(
         "Examples:\n"
         "  offramp classify cat.png ship.jpg\n"
         "  offramp classify --thresholds 0.2,0.4 cat.png\n"
+        "  offramp classify --target 0.3 cat.png\n"
         "  curl -s https://example.org/cat.png | offramp classify - --json");
   }
 
@@ -55,7 +57,7 @@ class Classify : public Command {
     images_ = with_folders_opened(images_);
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), compute_.plan(model, 1));
+        compile_stages(model, rules_.read(model), compute_.plan(model, 1));
     CascadeMemory memory = make_cascade_memory(stages);
     std::vector<float> input(model.preprocess.input.elements());
     const Table table = columns(model);
@@ -91,7 +93,7 @@ class Classify : public Command {
                   {"CLASS", kLeft, class_width(model)},
                   {"PROB", kRight, 8},
                   {"EXIT", kLeft, exit_width},
-                  {thresholds_.nats ? "NATS" : "ENTROPY", kRight, 7},
+                  {rules_.nats ? "NATS" : "ENTROPY", kRight, 7},
                   {"PREPARE", kRight, 8},
                   {"COMPUTE", kRight, 8}});
   }
@@ -100,7 +102,7 @@ class Classify : public Command {
     const Decision& decision = answer.decision;
     const std::string& label = model.classes.at(static_cast<std::size_t>(decision.label));
     const std::string& exit = model.graph.exits.at(static_cast<std::size_t>(decision.exit)).name;
-    const EntropyUnit unit = thresholds_.unit(model);
+    const EntropyUnit unit = rules_.unit(model);
     const double entropy = unit.shown(static_cast<double>(decision.entropy));
     if (json_) {
       print_json({{"picture", answer.picture},
@@ -121,7 +123,7 @@ class Classify : public Command {
 
   std::vector<std::string> images_;
   ModelOption model_;
-  ThresholdOptions thresholds_;
+  RuleOptions rules_;
   ComputeOptions compute_;
   bool json_ = false;
 };

@@ -27,6 +27,7 @@
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
+#include "tools/rule_options.h"
 #include "tools/signals.h"
 #include "tools/tier_keys.h"
 
@@ -138,25 +139,26 @@ class Demo : public ConfigurableCommand {
         ->type_name("DIR");
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N [20]");
     model_.add_to(*app());
-    thresholds_.add_to(*app());
+    rules_.add_to(*app());
     cut_.add_to(*app());
     codec_.add_to(*app());
     policy_.add_to(*app());
     app()->footer(std::string("Examples:\n"
                               "  offramp demo\n"
                               "  offramp demo --thresholds 0.1 --codec u8\n"
+                              "  offramp demo --target 0.3\n"
                               "  offramp demo --data cifar-10-batches-bin --limit 50") +
                   kSettingsHelp);
   }
 
-  void check() override { thresholds_.read(load_model(model_.path())); }
+  void check() override { rules_.read(load_model(model_.path())); }
 
   int run() override {
     const StopFlag stop;
     const fs::path path = model_.path();
     const Model model = load_model(path);
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+        compile_stages(model, rules_.read(model), plan_options_from_environment());
     if (stages.size() < 2) {
       throw Error(ErrorKind::kUsage, model.name +
                                          ": wanted a model with two exits or more, found "
@@ -179,7 +181,7 @@ class Demo : public ConfigurableCommand {
     const Logger log(Tier::kDevice, Logger::Format::kText, LogLevel::kError);
     DeviceSetup setup{.model = model,
                       .stages = stages,
-                      .unit = thresholds_.unit(model),
+                      .unit = rules_.unit(model),
                       .next = {tiers.link()},
                       .options = {},
                       .log = log.callback()};
@@ -236,15 +238,15 @@ class Demo : public ConfigurableCommand {
   /// So that all three tiers run the same cascade.
   std::vector<std::string> node_options(const fs::path& model) const {
     std::vector<std::string> options = {"--model=" + fs::absolute(model).string()};
-    if (thresholds_.text) options.push_back("--thresholds=" + *thresholds_.text);
-    if (thresholds_.nats) options.push_back("--nats");
+    const std::vector<std::string> rules = rules_.arguments();
+    options.insert(options.end(), rules.begin(), rules.end());
     return options;
   }
 
   std::string data_;
   int limit_ = 20;
   ModelOption model_;
-  ThresholdOptions thresholds_;
+  RuleOptions rules_;
   CutOption cut_;
   CodecOptions codec_;
   PolicyOption policy_;

@@ -20,6 +20,7 @@
 #include "tools/evaluation.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/rule_options.h"
 #include "tools/statistics.h"
 
 namespace offramp::cli {
@@ -48,10 +49,12 @@ struct Report {
   std::span<const Stage> stages;
   std::string data;
   EntropyUnit unit;
+  std::vector<ExitRule> rules;
+  std::string target;  ///< whose rules they are; empty: nobody's
   PlanOptions plan;
   std::string isa;
   EvaluationOptions options;
-  std::vector<double> thresholds;  ///< in the user's unit, one for each exit but the last
+  std::vector<double> thresholds;  ///< as the user gives them, one for each exit but the last
   Score score;
   CascadeRun run;
   std::vector<SweepPoint> sweep;
@@ -93,6 +96,11 @@ Json sweep_json(const Report& report) {
 
 Json to_json(const Report& report) {
   const Distribution latency = distribution(report.run.latencies_us);
+  Json criteria = Json::array(), temperatures = Json::array();
+  for (std::size_t i = 0; i < report.rules.size(); ++i) {
+    if (i < report.thresholds.size()) criteria.push_back(criterion_name(report.rules[i].criterion));
+    temperatures.push_back(report.rules[i].temperature);
+  }
   Json value = {
       {"model", report.model.name},
       {"id", short_id(report.model.id)},
@@ -100,6 +108,8 @@ Json to_json(const Report& report) {
       {"samples", report.options.samples},
       {"unit", report.unit.name()},
       {"thresholds", report.thresholds},
+      {"criteria", criteria},
+      {"temperatures", temperatures},
       {"batch", report.options.batch},
       {"threads", report.options.threads},
       {"isa", report.isa},
@@ -116,6 +126,7 @@ Json to_json(const Report& report) {
     value["codec"] = to_string(*report.options.wire);
     value["cuts"] = crossings_json(report.stages, report.run.crossings);
   }
+  if (!report.target.empty()) value["target"] = report.target;
   if (!report.sweep.empty()) value["sweep"] = sweep_json(report);
   return value;
 }
@@ -127,7 +138,10 @@ std::string head_text(const Report& report) {
   }
   std::string text = styled(Style::kBold, report.model.name) + " (" + short_id(report.model.id) +
                      "), " + format_grouped(report.options.samples) + " pictures of " + report.data;
-  if (!thresholds.empty()) text += ", thresholds " + thresholds + " (" + report.unit.name() + ")";
+  if (!thresholds.empty()) {
+    text += ", thresholds " + thresholds + " (" + threshold_unit(report.rules, report.unit) + ")";
+  }
+  if (!report.target.empty()) text += ", target " + report.target;
   return text + "\n\n";
 }
 
@@ -181,7 +195,7 @@ std::string sweep_text(const Report& report) {
     table.add(cells);
   }
   return "\n" + styled(Style::kBold, "One threshold for all exits") + " (" +
-         std::string(report.unit.name()) + ")\n" + table.text();
+         threshold_unit(report.rules, report.unit) + ")\n" + table.text();
 }
 
 /// Little-endian float32, whatever this machine is.
@@ -209,7 +223,7 @@ class Eval : public Command {
         ->required()
         ->type_name("DIR");
     model_.add_to(*app());
-    thresholds_.add_to(*app());
+    rules_.add_to(*app());
     app()->add_flag("--sweep", sweep_, "also try a list of thresholds, one for all exits");
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures");
     add_count(*app(), "--batch", batch_, 1, 1024, "pictures computed together [1]");
@@ -229,6 +243,7 @@ class Eval : public Command {
         "Examples:\n"
         "  offramp eval --data cifar-10-batches-bin\n"
         "  offramp eval --data cifar-10-batches-bin --sweep --threads 2\n"
+        "  offramp eval --data cifar-10-batches-bin --target 0.3\n"
         "  offramp eval --data cifar-10-batches-bin --codec u8 --lz4\n"
         "  offramp eval --data pictures --thresholds 0.1,0.3 --limit 500 --json");
   }
@@ -236,7 +251,12 @@ class Eval : public Command {
   int run() override {
     const Model model = load_model(model_.path());
     const PlanOptions plan = compute_.plan(model, batch_);
-    const std::vector<Stage> stages = make_stages(model, thresholds_.read(model), plan);
+    const std::vector<ExitRule> rules = rules_.read(model);
+    const std::vector<Stage> stages = compile_stages(model, rules, plan);
+    if (sweep_ && rules_.nats && threshold_unit(rules, rules_.unit(model)) != "nats") {
+      throw Error(ErrorKind::kUsage, "--nats: wanted a sweep of entropies, found one of " +
+                                         threshold_unit(rules, rules_.unit(model)));
+    }
     if (sweep_ && stages.size() == 1) {
       throw Error(ErrorKind::kUsage, "--sweep: wanted a model with early exits, found that " +
                                          model.name + " has one exit");
@@ -249,7 +269,9 @@ class Eval : public Command {
     Report report{.model = model,
                   .stages = stages,
                   .data = data_,
-                  .unit = thresholds_.unit(model),
+                  .unit = rules_.unit(model),
+                  .rules = rules,
+                  .target = rules_.target,
                   .plan = plan,
                   .isa = stages.front().plan().kernels().name,
                   .options = evaluation_options(*data),
@@ -257,11 +279,8 @@ class Eval : public Command {
                   .score = {},
                   .run = {},
                   .sweep = {}};
-    for (const Stage& stage : stages) {
-      if (!stage.last()) {
-        report.thresholds.push_back(report.unit.shown(static_cast<double>(stage.rule().threshold)));
-      }
-    }
+    for (std::size_t i = 0; i + 1 < rules.size(); ++i)
+      report.thresholds.push_back(shown_threshold(rules[i], report.unit));
     const ExitAnswers answers = answer_at_all_exits(stages, model, *data, report.options);
     report.score = score(stages, *data, answers, report.options.samples);
     report.run = run_and_check(stages, model, *data, report.options, answers);
@@ -290,10 +309,11 @@ class Eval : public Command {
   static std::vector<SweepPoint> sweep(const Report& report, const Dataset& data,
                                        const ExitAnswers& answers) {
     std::vector<SweepPoint> points;
+    std::vector<ExitRule> rules = report.rules;
     for (double threshold : sweep_thresholds(report.unit.nats)) {
       if (threshold > report.unit.largest()) continue;
-      const float normalised = report.unit.normalised(threshold);
-      const std::vector<Stage> stages = make_stages(report.model, {&normalised, 1}, report.plan);
+      for (ExitRule& rule : rules) rule.threshold = report.unit.normalised(threshold);
+      const std::vector<Stage> stages = compile_stages(report.model, rules, report.plan);
       SweepPoint point;
       point.threshold = threshold;
       point.score = score(stages, data, answers, report.options.samples);
@@ -325,7 +345,7 @@ class Eval : public Command {
 
   std::string data_;
   ModelOption model_;
-  ThresholdOptions thresholds_;
+  RuleOptions rules_;
   CodecOptions codec_;      ///< given: as if the tiers were apart
   ComputeOptions compute_;  ///< of one batch, which a thread computes alone
   bool sweep_ = false;

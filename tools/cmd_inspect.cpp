@@ -11,6 +11,7 @@
 #include "tools/command.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/rule_options.h"
 
 namespace offramp::cli {
 namespace {
@@ -58,6 +59,30 @@ Json bytes_json(const Shape& shape) {
   return value;
 }
 
+Json targets_json(const Model& model) {
+  Json targets = Json::array();
+  for (const Target& target : model.targets) {
+    Json rules = Json::array();
+    for (std::size_t i = 0; i < target.rules.size(); ++i) {
+      const ExitRule& rule = target.rules[i];
+      const bool last = i + 1 == target.rules.size();
+      rules.push_back({{"criterion", criterion_name(rule.criterion)},
+                       {"threshold", last ? Json() : Json(rule.threshold)},
+                       {"temperature", rule.temperature}});
+    }
+    targets.push_back({{"name", target.name},
+                       {"points", target.points},
+                       {"confidence", target.confidence},
+                       {"rules", rules},
+                       {"heldout",
+                        {{"pictures", target.held_out.pictures},
+                         {"loss", target.held_out.loss},
+                         {"shares", target.held_out.shares},
+                         {"cost", target.held_out.cost}}}});
+  }
+  return targets;
+}
+
 Json to_json(const Model& model, const std::vector<Stage>& stages) {
   const Graph& graph = model.graph;
   const std::vector<int> makers = producers(graph);
@@ -78,7 +103,9 @@ Json to_json(const Model& model, const std::vector<Stage>& stages) {
     const bool last = &exit == &graph.exits.back();
     exits.push_back({{"name", exit.name},
                      {"logits", origin(graph, makers, exit.logits)},
-                     {"threshold", last ? Json() : Json(exit.threshold)}});
+                     {"criterion", last ? Json() : Json(criterion_name(exit.rule.criterion))},
+                     {"threshold", last ? Json() : Json(exit.rule.threshold)},
+                     {"temperature", exit.rule.temperature}});
   }
   const std::vector<Segment> parts = split_at_exits(graph);
   for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -108,6 +135,7 @@ Json to_json(const Model& model, const std::vector<Stage>& stages) {
           {"parameters", sum.parameters},
           {"macs", sum.macs},
           {"exits", exits},
+          {"targets", targets_json(model)},
           {"segments", segments},
           {"cuts", cuts},
           {"layers", layers}};
@@ -154,13 +182,58 @@ std::string layers_text(const Graph& graph) {
 std::string exits_text(const Model& model) {
   const std::vector<int> makers = producers(model.graph);
   const EntropyUnit nats(true, model.classes.size());
-  Table table({{"EXIT"}, {"LOGITS"}, {"THRESHOLD", kRight}, {"IN NATS", kRight}});
+  Table table({{"EXIT"},
+               {"LOGITS"},
+               {"CRITERION"},
+               {"THRESHOLD", kRight},
+               {"IN NATS", kRight},
+               {"TEMPERATURE", kRight}});
   for (const Exit& exit : model.graph.exits) {
     const bool last = &exit == &model.graph.exits.back();
-    const auto threshold = static_cast<double>(exit.threshold);
+    const auto threshold = static_cast<double>(exit.rule.threshold);
+    const bool entropy = exit.rule.criterion == Criterion::kEntropy;
     table.add({exit.name, origin(model.graph, makers, exit.logits),
+               last ? "" : criterion_name(exit.rule.criterion),
                last ? "always" : format_short(threshold),
-               last ? "" : format_short(nats.shown(threshold))});
+               last || !entropy ? "" : format_short(nats.shown(threshold)),
+               format_short(static_cast<double>(exit.rule.temperature))});
+  }
+  return table.text();
+}
+
+/// "0.12, 0.3": one for each exit but the last.
+std::string thresholds_text(const Target& target) {
+  std::vector<std::string> texts;
+  for (std::size_t i = 0; i + 1 < target.rules.size(); ++i)
+    texts.push_back(format_short(static_cast<double>(target.rules[i].threshold)));
+  return join(texts, ", ");
+}
+
+std::string targets_text(const Model& model) {
+  const EntropyUnit unit(false, model.classes.size());
+  std::vector<Table::Column> columns = {{"TARGET"},
+                                        {"POINTS LOST", kRight},
+                                        {"CONFIDENCE", kRight},
+                                        {"CRITERION"},
+                                        {"THRESHOLDS", kRight},
+                                        {"HELD OUT", kRight},
+                                        {"LOST THERE", kRight}};
+  for (const Exit& exit : model.graph.exits) columns.push_back({"AT " + exit.name, kRight});
+  columns.push_back({"COST", kRight});
+  Table table(columns);
+  for (const Target& target : model.targets) {
+    std::vector<std::string> cells = {
+        target.name,
+        format_short(static_cast<double>(target.points)),
+        format_percent(static_cast<double>(target.confidence)),
+        threshold_unit(target.rules, unit),
+        thresholds_text(target),
+        format_grouped(static_cast<std::uint64_t>(target.held_out.pictures)),
+        format_short(static_cast<double>(target.held_out.loss))};
+    for (const float share : target.held_out.shares)
+      cells.push_back(format_percent(static_cast<double>(share)));
+    cells.push_back(format_percent(static_cast<double>(target.held_out.cost)));
+    table.add(cells);
   }
   return table.text();
 }
@@ -262,7 +335,12 @@ class Inspect : public Command {
       return 0;
     }
     print(summary(model) + heading("Layers") + layers_text(model.graph) + heading("Exits") +
-          exits_text(model) + heading("Segments") + segments_text(model, stages) +
+          exits_text(model) +
+          (model.targets.empty()
+               ? ""
+               : heading("Targets: points of accuracy below the last exit, at most (--target)") +
+                     targets_text(model)) +
+          heading("Segments") + segments_text(model, stages) +
           heading("Legal cuts, and what would cross (a raw picture is " +
                   format_grouped(picture_bytes(model)) + " bytes)") +
           cuts_text(model));

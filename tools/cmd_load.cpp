@@ -22,6 +22,7 @@
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
+#include "tools/rule_options.h"
 
 namespace offramp::cli {
 namespace {
@@ -80,7 +81,7 @@ class Load : public Command {
     add_count(*app(), "--cut", cut_, 1, 255,
               "1: be devices, for an edge; 2: be edges, for a cloud [1]");
     model_.add_to(*app());
-    thresholds_.add_to(*app());
+    rules_.add_to(*app());
     codec_.add_to(*app());
     add_count(*app(), "--threads", threads_, 1, 64, "that send [1]");
     add_count(*app(), "--seed", seed_, 0, 1'000'000'000, "of arrivals [1]");
@@ -131,7 +132,8 @@ class Load : public Command {
     setup.seed = static_cast<std::uint64_t>(seed_);
     const Model model = load_model(model_.path());
     const std::vector<Stage> stages =
-        make_stages(model, thresholds_.read(model), plan_options_from_environment());
+        compile_stages(model, rules_.read(model), plan_options_from_environment());
+    check_independent(stages);
     if (cut_ >= static_cast<int>(stages.size()))
       throw Error(ErrorKind::kUsage, "--cut: wanted a number below that of the exits of " +
                                          model.name + ", " + std::to_string(stages.size()) +
@@ -307,7 +309,7 @@ class Load : public Command {
   bool all_ = false;
   int cut_ = 1;
   ModelOption model_;
-  ThresholdOptions thresholds_;
+  RuleOptions rules_;
   CodecOptions codec_;
   int threads_ = 1;
   int seed_ = 1;

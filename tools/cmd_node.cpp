@@ -25,6 +25,7 @@
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/port_file.h"
+#include "tools/rule_options.h"
 #include "tools/signals.h"
 
 namespace offramp::cli {
@@ -135,7 +136,7 @@ class NodeCommand : public ConfigurableCommand {
     policy_.add_to(*app());
     keys_.add_to(*app(), true);
     model_.add_to(*app());
-    thresholds_.add_to(*app());
+    rules_.add_to(*app());
     add_count(*app(), "--workers", workers_, 1, 256, "requests computed side by side [1]");
     add_count(*app(), "--queue", queue_, 1, 1'000'000,
               "requests that wait for a worker, at most; each device\n"
@@ -191,8 +192,8 @@ class NodeCommand : public ConfigurableCommand {
     raise_descriptor_limit();
     const Values values = read_values();
     const NodeOptions& options = values.options;
-    const std::vector<Stage> stages = make_stages(values.model, values.thresholds,
-                                                  compute_.plan(values.model, batch(options.tier)));
+    const std::vector<Stage> stages = compile_stages(
+        values.model, values.rules, compute_.plan(values.model, batch(options.tier)));
     const Logger log = log_.make(options.tier, quiet_ ? LogLevel::kWarning : LogLevel::kInfo);
 
     std::optional<PortFile> port_file, metrics_port_file;
@@ -249,7 +250,7 @@ class NodeCommand : public ConfigurableCommand {
     std::optional<HttpAddress> metrics;
     Model model;
     Share share;
-    std::vector<float> thresholds;
+    std::vector<ExitRule> rules;
   };
 
   Values read_values() const {
@@ -283,7 +284,7 @@ class NodeCommand : public ConfigurableCommand {
       throw Error(ErrorKind::kUsage, "--next: wanted none, as this tier has the last exit of " +
                                          values.model.name + ", found " + join(values.next, ", "));
     }
-    values.thresholds = thresholds_.read(values.model);
+    values.rules = rules_.read(values.model);
     return values;
   }
 
@@ -364,7 +365,7 @@ class NodeCommand : public ConfigurableCommand {
   PolicyOption policy_;
   KeyOptions keys_;
   ModelOption model_;
-  ThresholdOptions thresholds_;
+  RuleOptions rules_;
   CodecOptions codec_;
   ComputeOptions compute_;
   int workers_ = 1;

@@ -23,6 +23,7 @@
 #include "tools/options.h"
 #include "tools/output.h"
 #include "tools/pictures.h"
+#include "tools/rule_options.h"
 
 namespace offramp::cli {
 namespace {
@@ -45,7 +46,7 @@ class Run : public ConfigurableCommand {
         ->excludes(images);
     add_count(*app(), "--limit", limit_, 1, 1'000'000'000, "only the first N pictures of --data");
     model_.add_to(*app());
-    thresholds_.add_to(*app());
+    rules_.add_to(*app());
     cut_.add_to(*app());
     codec_.add_to(*app());
     compute_.add_to(*app());
@@ -98,8 +99,7 @@ class Run : public ConfigurableCommand {
     images_ = with_folders_opened(images_);
     const Values values = read_values();
     const Model& model = values.model;
-    const std::vector<Stage> stages =
-        make_stages(model, values.thresholds, compute_.plan(model, 1));
+    const std::vector<Stage> stages = compile_stages(model, values.rules, compute_.plan(model, 1));
     const Logger log = log_.make(Tier::kDevice, verbose_ ? LogLevel::kInfo : LogLevel::kError);
     if (const std::string warning = keys_.warning(); !warning.empty())
       log.say(LogLevel::kError, warning);
@@ -107,7 +107,7 @@ class Run : public ConfigurableCommand {
     if (!history_path_.empty()) history_.emplace(history_path_);
     const DeviceSetup setup{.model = model,
                             .stages = stages,
-                            .unit = thresholds_.unit(model),
+                            .unit = rules_.unit(model),
                             .next = values.next,
                             .options = values.options,
                             .log = log.callback(),
@@ -121,7 +121,7 @@ class Run : public ConfigurableCommand {
     std::vector<ZmqEndpoint> next;  ///< none with kLocalOnly
     DeviceOptions options;
     Model model;
-    std::vector<float> thresholds;
+    std::vector<ExitRule> rules;
   };
 
   Values read_values() const {
@@ -146,7 +146,7 @@ class Run : public ConfigurableCommand {
     values.model = load_model(model_.path());
     options.cut = cut_.cut();
     options.pictures = values.model.preprocess;
-    values.thresholds = thresholds_.read(values.model);
+    values.rules = rules_.read(values.model);
     return values;
   }
 
@@ -233,7 +233,7 @@ class Run : public ConfigurableCommand {
   std::string data_;
   int limit_ = 0;
   ModelOption model_;
-  ThresholdOptions thresholds_;
+  RuleOptions rules_;
   CutOption cut_;
   CodecOptions codec_;
   ComputeOptions compute_;

@@ -133,8 +133,9 @@ class SimulatedWire {
 Decision run_over_wire(std::span<const Stage> stages, View sample, std::size_t index,
                        CascadeMemory& memory, SimulatedWire& wire, std::span<std::uint64_t> bytes) {
   for (std::size_t s = 0;; ++s) {
+    memory.stages[s].streaks[0] = s == 0 ? Streak{} : memory.stages[s - 1].streaks[0];
     const Stage::Outcome outcome = stages[s].step(sample, memory.stages[s]);
-    if (stages[s].answers(outcome.decisions[0])) return outcome.decisions[0];
+    if (stages[s].answers(outcome.doubts[0])) return outcome.decisions[0];
     sample = wire.cross(outcome.carry, index);
     bytes[s] = wire.message_bytes();
   }
@@ -179,8 +180,9 @@ void warm_up(std::span<const Stage> stages, CascadeMemory& memory, const Shape& 
 
 const Decision& ExitAnswers::taken(std::span<const Stage> stages, std::size_t sample) const {
   const std::span<const Decision> decisions_here = of(sample);
+  const float* const doubts_here = doubts.data() + sample * decisions_here.size();
   std::size_t exit = 0;
-  while (!stages[exit].answers(decisions_here[exit])) ++exit;
+  while (!stages[exit].answers(doubts_here[exit])) ++exit;
   return decisions_here[exit];
 }
 
@@ -191,19 +193,26 @@ ExitAnswers answer_at_all_exits(std::span<const Stage> stages, const Model& mode
   ExitAnswers answers;
   answers.exits = static_cast<int>(exits);
   answers.decisions.resize(options.samples * exits);
+  answers.doubts.resize(options.samples * exits);
   if (options.keep_logits) answers.logits.resize(options.samples * exits * classes);
 
   const auto make = [&] {
     return [&, memory = make_cascade_memory(stages), softmax = std::vector<float>(classes),
             wire = make_wire(stages, data, options)](std::size_t first, View carry) mutable {
       const int batch = carry.batch;
+      std::ranges::fill(memory.streaks, Streak{});
       for (std::size_t exit = 0; exit < exits; ++exit) {
         const Plan& plan = stages[exit].plan();
         const Plan::Outputs outputs = plan.run(carry, memory.stages[exit].workspace);
         for (int i = 0; i < batch; ++i) {
           const std::span<const float> logits(outputs.logits.slice(i, 1).data, classes);
           const std::size_t row = (first + static_cast<std::size_t>(i)) * exits + exit;
-          answers.decisions[row] = decide(plan.kernels(), logits, stages[exit].exit(), softmax);
+          const ExitRule rule = stages[exit].rule();
+          Decision& decision = answers.decisions[row];
+          decision = decide(plan.kernels(), logits, stages[exit].exit(), softmax, rule.temperature);
+          Streak& streak = memory.streaks[static_cast<std::size_t>(i)];
+          streak.add(decision);
+          answers.doubts[row] = doubt(rule.criterion, decision, softmax, streak);
           if (options.keep_logits) std::ranges::copy(logits, &answers.logits[row * classes]);
         }
         carry = outputs.carry;

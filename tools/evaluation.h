@@ -28,13 +28,15 @@ struct EvaluationOptions {
 struct ExitAnswers {
   int exits = 0;
   std::vector<Decision> decisions;  ///< [samples, exits]
+  std::vector<float> doubts;        ///< [samples, exits], of each exit's rule
   std::vector<float> logits;        ///< [samples, exits, classes]; empty unless kept
 
   std::span<const Decision> of(std::size_t sample) const {
     const auto count = static_cast<std::size_t>(exits);
     return {decisions.data() + sample * count, count};
   }
-  /// The decision the cascade is to take with the thresholds of `stages`.
+  /// The decision the cascade is to take with the thresholds of `stages`, which have the criteria
+  /// and temperatures of those that have answered.
   const Decision& taken(std::span<const Stage> stages, std::size_t sample) const;
 };
 

@@ -29,7 +29,7 @@ class SampleMaker {
     View input{.data = picture.data(), .batch = 1, .shape = stages_[0].plan().input_shape()};
     for (std::size_t i = 0; i < cut_; ++i) {
       const Stage::Outcome outcome = stages_[i].step(input, memory_.stages[i]);
-      if (stages_[i].answers(outcome.decisions[0]) && !options_.all) return false;
+      if (stages_[i].answers(outcome.doubts[0]) && !options_.all) return false;
       sample.tensor = encode_tensor(outcome.carry, options_.format);
       input = cross(sample.tensor, i + 1, before_cut_);
     }
@@ -48,7 +48,7 @@ class SampleMaker {
     for (std::size_t i = cut_; i < stages_.size(); ++i) {
       const Stage::Outcome outcome = stages_[i].step(input, memory_.stages[i]);
       answers.exits[i] = outcome.decisions[0];
-      if (answers.taken < 0 && stages_[i].answers(outcome.decisions[0]))
+      if (answers.taken < 0 && stages_[i].answers(outcome.doubts[0]))
         answers.taken = static_cast<int>(i);
       if (!stages_[i].last())
         input = cross(encode_tensor(outcome.carry, {.dtype = dtype}), i + 1, behind_cut_);

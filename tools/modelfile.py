@@ -58,6 +58,11 @@ OPS = {
 }
 
 
+CRITERIA = ("entropy", "probability", "margin", "patience")
+TEMPERATURES = (0.01, 100)
+MAX_TARGETS = 100
+
+
 class ModelError(Exception):
     """A file that is not a model file, or whose parts do not fit together."""
 
@@ -86,6 +91,13 @@ class Model:
             "offramp.exits": _to_json(self.exits),
             **self.extra,
         }
+
+    def targets(self):
+        """The JSON value of `offramp.targets`, [] without it."""
+        return _from_json(self.extra.get("offramp.targets", "[]"), "offramp.targets")
+
+    def set_targets(self, targets):
+        self.extra["offramp.targets"] = _to_json(targets)
 
     def hash(self):
         return content_hash(self.tensors, self.metadata())
@@ -266,6 +278,63 @@ def check(model, where):
             here,
             f"wanted a threshold in [0, 1], found {exit['threshold']}",
         )
+    for key, check_value in (("offramp.rules", _check_rules), ("offramp.targets", _check_targets)):
+        if key in model.extra:
+            here = f"{where}: {key}"
+            check_value(_from_json(model.extra[key], here), len(model.exits), here)
+
+
+def _check_rules(rules, exits, where):
+    _want(isinstance(rules, list) and len(rules) == exits, where, f"wanted {exits} rules")
+    for number, rule in enumerate(rules):
+        here, last = f"{where}, exit {number}", number + 1 == exits
+        _want_keys(rule, {"criterion", "temperature"}, {"threshold"}, here)
+        _want(rule["criterion"] in CRITERIA, here, f"criterion: found {rule['criterion']}")
+        _want_number(rule, "temperature", *TEMPERATURES, here)
+        if not last:
+            _want("threshold" in rule, here, "no threshold")
+            _want_number(rule, "threshold", 0, 1, here)
+
+
+def _check_targets(targets, exits, where):
+    _want(
+        isinstance(targets, list) and len(targets) <= MAX_TARGETS,
+        where,
+        f"wanted a list of at most {MAX_TARGETS}",
+    )
+    for number, target in enumerate(targets):
+        here = f"{where}, target {number}"
+        _want_keys(target, {"name", "points", "confidence", "rules", "heldout"}, set(), here)
+        _want_number(target, "points", 0, 100, here)
+        _want_number(target, "confidence", 0, 1, here)
+        _check_rules(target["rules"], exits, f"{here}: rules")
+        found, here = target["heldout"], f"{here}: heldout"
+        _want_keys(found, {"pictures", "loss", "shares", "cost"}, set(), here)
+        _want(_is_count(found["pictures"]) and found["pictures"] > 0, here, "wanted pictures")
+        _want_number(found, "loss", -100, 100, here)
+        _want_number(found, "cost", 0, 1, here)
+        shares = found["shares"]
+        _want(
+            isinstance(shares, list) and len(shares) == exits and all(map(_is_number, shares)),
+            here,
+            f"shares: wanted {exits} numbers",
+        )
+    if targets:
+        _check_names([target["name"] for target in targets], where)
+
+
+def _want_keys(value, wanted, optional, where):
+    found = set(value) if isinstance(value, dict) else set()
+    _want(wanted <= found <= wanted | optional, where, f"wanted {', '.join(sorted(wanted))}")
+
+
+def _want_number(entry, key, lowest, highest, where):
+    value = entry[key]
+    _want(
+        _is_number(value) and lowest <= value <= highest,
+        where,
+        f"{key}: wanted {lowest} to {highest}, found {value}",
+    )
 
 
 def _check_input(value, where):

@@ -21,25 +21,13 @@ const std::string kScheme = "tcp://";
 // An absolute path: ipc://@name has no file, and so no permissions.
 const std::string kPathScheme = "ipc:///";
 
-/// The whole of `text` as a number; locale-independent, unlike strtod.
 template <typename Number>
-std::optional<Number> parse_number(const std::string& text) {
+std::optional<Number> parse_as(const std::string& text) {
   Number value{};
   const char* end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc{} || rest != end || text.empty()) return std::nullopt;
   return value;
-}
-
-float parse_threshold(const std::string& text, const EntropyUnit& unit) {
-  const std::optional<double> value = parse_number<double>(text);
-  // Written so that NaN fails it.
-  if (!value || !(*value >= 0.0 && *value <= unit.largest())) {
-    throw Error(ErrorKind::kUsage, "--thresholds: wanted numbers from 0 to " +
-                                       format_short(unit.largest()) + " (" + unit.name() +
-                                       " entropy), found '" + text + "'");
-  }
-  return unit.normalised(*value);
 }
 
 struct Address {
@@ -52,7 +40,7 @@ Address parse_address(const std::string& option, const std::string& text, int le
   const std::size_t colon = address.rfind(':');
   const bool has_host = colon != std::string::npos && colon > 0;
   const std::optional<int> port =
-      has_host ? parse_number<int>(address.substr(colon + 1)) : std::nullopt;
+      has_host ? parse_as<int>(address.substr(colon + 1)) : std::nullopt;
   if (!port || *port < least_port || *port > 65535 || address.find('/') != std::string::npos) {
     throw Error(ErrorKind::kUsage,
                 option + ": wanted HOST:PORT or tcp://HOST:PORT with a port from " +
@@ -62,6 +50,8 @@ Address parse_address(const std::string& option, const std::string& text, int le
 }
 
 }  // namespace
+
+std::optional<double> parse_number(const std::string& text) { return parse_as<double>(text); }
 
 std::string join(const std::vector<std::string>& texts, const std::string& separator) {
   std::string all;
@@ -101,33 +91,6 @@ float EntropyUnit::normalised(double shown) const {
   return std::clamp(static_cast<float>(nats ? shown / ln_classes : shown), 0.0f, 1.0f);
 }
 
-void ThresholdOptions::add_to(CLI::App& app) {
-  app.add_option("--thresholds", text,
-                 "entropies below which exits answer: one for each but the\n"
-                 "last, or one for all; 0 sends everything on [the model's]")
-      ->type_name("T1[,T2]")
-      ->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-  app.add_flag("--nats", nats, "thresholds and entropies in nats, not divided by ln(classes)");
-}
-
-std::vector<float> ThresholdOptions::read(const Model& model) const {
-  if (!text) return {};
-  const std::size_t deciding = model.graph.exits.size() - 1;
-  const std::vector<std::string> parts = split(*text, ',');
-  if (parts.size() != 1 && parts.size() != deciding) {
-    const std::string wanted =
-        deciding <= 1 ? "1 value" : "1 or " + std::to_string(deciding) + " values";
-    throw Error(ErrorKind::kUsage, "--thresholds: wanted " + wanted + ", found " +
-                                       std::to_string(parts.size()) + " in '" + *text + "' (" +
-                                       model.name + " has " + std::to_string(deciding + 1) +
-                                       " exits, the last always answers)");
-  }
-  const EntropyUnit entropy_unit = unit(model);
-  std::vector<float> thresholds;
-  for (const std::string& part : parts) thresholds.push_back(parse_threshold(part, entropy_unit));
-  return thresholds;
-}
-
 void ModelOption::add_to(CLI::App& app) {
   app.add_option("-m,--model", text,
                  "model file [OFFRAMP_MODEL, else weights/resnet20b.safetensors]")
@@ -149,7 +112,7 @@ fs::path ModelOption::path() const {
 CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int least, int most,
                        const std::string& description) {
   const auto check = [least, most](std::string& text) -> std::string {
-    const std::optional<int> number = parse_number<int>(text);
+    const std::optional<int> number = parse_as<int>(text);
     if (number && *number >= least && *number <= most) return {};
     return "wanted a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
            ", found '" + text + "'";
@@ -161,7 +124,7 @@ std::vector<double> parse_numbers(const std::string& option, const std::string& 
                                   double most) {
   std::vector<double> numbers;
   for (const std::string& part : split(text, ',')) {
-    const std::optional<double> number = parse_number<double>(part);
+    const std::optional<double> number = parse_as<double>(part);
     // Written so that NaN fails it.
     if (!number || !(*number >= least && *number <= most)) {
       std::string message = option + ": wanted numbers from " + format_short(least);
@@ -180,7 +143,7 @@ std::chrono::microseconds parse_duration(const std::string& option, const std::s
     double microseconds;
   };
   const std::size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
-  const std::optional<double> number = parse_number<double>(text.substr(0, digits));
+  const std::optional<double> number = parse_as<double>(text.substr(0, digits));
   constexpr double kLongest = 3600e6;
   for (const Suffix& unit : {Suffix{"us", 1.0}, Suffix{"ms", 1e3}, Suffix{"s", 1e6}}) {
     if (!number || text.substr(digits) != unit.letters) continue;

@@ -24,18 +24,6 @@ struct EntropyUnit {
   float normalised(double shown) const;
 };
 
-/// `--thresholds` and `--nats`.
-struct ThresholdOptions {
-  std::optional<std::string> text;
-  bool nats = false;
-
-  void add_to(CLI::App& app);
-  EntropyUnit unit(const Model& model) const { return {nats, model.classes.size()}; }
-  /// Normalised, as make_stages() wants them; empty when the model's own apply.
-  /// Throws Error{kUsage}.
-  std::vector<float> read(const Model& model) const;
-};
-
 /// `--model`.
 struct ModelOption {
   std::string text;
@@ -45,6 +33,9 @@ struct ModelOption {
   /// Throws Error{kMissingInput}.
   std::filesystem::path path() const;
 };
+
+/// The whole of `text` as a number; none when it is not one. Locale-independent, unlike strtod.
+std::optional<double> parse_number(const std::string& text);
 
 /// The parts between separators; one, empty, of an empty text.
 std::vector<std::string> split(const std::string& text, char separator);
