@@ -1,10 +1,11 @@
 """Runs rows of the failure table, each with processes of its own, and prints a line for each.
 
     run.py [--quick | --all | --list | ROW...]
-    run.py soak [--seconds N] [--seed N] [--out FILE]
+    run.py soak [--seconds N] [--seed N] [--devices N] [--out FILE]
 """
 
 import argparse
+import subprocess
 import sys
 import time
 
@@ -28,6 +29,9 @@ def run_row(number, quick):
         result, figures = "SKIP", str(skip)
     except Failed as failed:
         result, figures = "FAIL", str(failed)
+    except (OSError, subprocess.SubprocessError) as error:
+        result, figures = "FAIL", str(error)
+    figures = " ".join(figures.split())
     took = time.monotonic() - begin
     print(f"{result}  {number:2}  {title} [{took:.0f} s]: {figures}", flush=True)
     return result
