@@ -16,17 +16,19 @@ import threading
 import unittest
 
 try:
+    import lz4.block  # noqa: F401 (this and xxhash: for the wire)
     import numpy
+    import xxhash  # noqa: F401
     import zmq
-
-    from network_equality_test import BINARY, MODEL, SOURCE, Node, make_keys
-
-    sys.path.insert(0, str(SOURCE / "tools"))
-    import modelfile
-    import wire_decode as wire
 except ImportError as missing:
     print(f"wire_client_test: skipped: {missing} (tools/setup.sh --tests)")
     sys.exit(77)
+
+from network_equality_test import BINARY, MODEL, SOURCE, Node, make_keys
+
+sys.path.insert(0, str(SOURCE / "tools"))
+import modelfile  # noqa: E402
+import wire_decode as wire  # noqa: E402
 
 CLIENT = SOURCE / "tools" / "examples" / "wire_client.py"
 PICTURES = sorted((SOURCE / "tools" / "samples").glob("*.png"))[:4]

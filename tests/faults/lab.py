@@ -19,7 +19,7 @@ import threading
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(SOURCE / "tests"))
+sys.path[:0] = [str(SOURCE / "tests"), str(SOURCE / "tools")]
 import history  # noqa: E402
 from scene import draw_data_set, make_keys  # noqa: E402
 
