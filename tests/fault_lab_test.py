@@ -12,7 +12,8 @@ import unittest.mock
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "faults"))
 import rows  # noqa: E402
 import run  # noqa: E402
-from lab import Failed, Skip  # noqa: E402
+from lab import Skip  # noqa: E402
+from scene import Failed  # noqa: E402
 
 
 class Runner(unittest.TestCase):

@@ -6,18 +6,11 @@ messages that C++ wrote; the same with damage; tensors that Python wrote.
 """
 
 import json
-import os
-import pathlib
 import random
 import struct
 import subprocess
 import sys
 import unittest
-
-SOURCE = pathlib.Path(__file__).resolve().parent.parent
-TWIN = os.environ.get("OFFRAMP_WIRE_TWIN", str(SOURCE / "build" / "release" / "tests" / "wire_twin"))
-FIXTURES = SOURCE / "tests" / "fixtures" / "wire"
-TOOL = SOURCE / "tools" / "wire_decode.py"
 
 try:
     import lz4.block  # noqa: F401 (for the wire)
@@ -27,9 +20,13 @@ except ImportError as missing:
     print(f"wire_decode_test: skipped: {missing} (tools/setup.sh --tests)")
     sys.exit(77)
 
+from scene import SOURCE, WIRE_TWIN, require
+
 sys.path.insert(0, str(SOURCE / "tools"))
 import wire_decode as wire  # noqa: E402
 
+FIXTURES = SOURCE / "tests" / "fixtures" / "wire"
+TOOL = SOURCE / "tools" / "wire_decode.py"
 LIMITS = wire.Limits(classes=10, exits=3, payload=4096)
 MESSAGES = 4000
 DAMAGED = 8000
@@ -41,7 +38,7 @@ def canonical(message):
 
 
 def twin(*arguments, data=b""):
-    command = [TWIN, *map(str, arguments)]
+    command = [WIRE_TWIN, *map(str, arguments)]
     return subprocess.run(command, input=data, check=True, capture_output=True).stdout
 
 
@@ -244,6 +241,5 @@ class Twins(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not os.access(TWIN, os.X_OK):
-        sys.exit(f"wire_decode_test: wanted the helper, found none at {TWIN}")
+    require(WIRE_TWIN)
     unittest.main()

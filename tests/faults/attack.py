@@ -12,7 +12,8 @@ import subprocess
 import sys
 import zlib
 
-from lab import SOURCE, Skip
+from lab import Skip
+from scene import SOURCE
 
 SAMPLE = SOURCE / "tools" / "samples" / "cat-1.png"
 

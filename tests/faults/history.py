@@ -9,7 +9,6 @@ import bisect
 import collections
 import csv
 import dataclasses
-import subprocess
 import sys
 
 GRACE_US = 20_000  # beyond the deadline
@@ -69,23 +68,6 @@ def read(path):
             one.decision = (row["label"], row["probability"], row["entropy"])
             one.total_us = int(row["total_us"])
     return History(list(pictures.values()), complaints)
-
-
-def offline(program, model, data, exits, folder, environment=None):
-    """[exit][picture]: label, probability, entropy of the cascade in one process."""
-    found = []
-    for taken in range(exits):
-        path = folder / f"offline-{taken}.csv"
-        thresholds = ",".join("0" if exit < taken else "1" for exit in range(exits - 1))
-        subprocess.run([program, "eval", "--model", model, "--data", data, "--json",
-                        "--thresholds", thresholds, "--decisions", path],
-                       check=True, capture_output=True, env=environment)
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        if any(int(row["exit"]) != taken for row in rows):
-            raise RuntimeError(f"wanted all of exit {taken}, found others")
-        found.append([(row["label"], row["probability"], row["entropy"]) for row in rows])
-    return found
 
 
 class Lags:

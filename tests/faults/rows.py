@@ -16,8 +16,9 @@ import time
 import attack
 import history
 import models
-from lab import (MODEL, PROGRAM, Failed, Lab, Limited, Namespaces, Skip, cpp_tests,
-                 free_port, need, need_root, now_us, tail, want)
+from lab import Lab, Skip, cpp_tests, free_port, now_us
+from machine import Limited, Namespaces, need, need_root
+from scene import BINARY, MODEL, Failed, tail, want
 
 TABLE = {}  # number -> (title, function)
 
@@ -145,8 +146,8 @@ def partition(quick):
     seconds = 8
     with Lab() as lab:
         spaces = Namespaces(lab, "device", "edge", "cloud")
-        cloud = lab.node("cloud", prefix=spaces.prefix("cloud"), host=spaces.address("cloud"))
-        edge = lab.node("edge", cloud, prefix=spaces.prefix("edge"), host=spaces.address("edge"))
+        cloud = lab.node("cloud", **spaces.inside("cloud"))
+        edge = lab.node("edge", cloud, **spaces.inside("edge"))
         far = spaces.address("device")
         up, down = ("INPUT", "-s", far, "-j", "DROP"), ("OUTPUT", "-d", far, "-j", "DROP")
         to_cloud = ("OUTPUT", "-d", spaces.address("cloud"), "-j", "DROP")
@@ -226,8 +227,8 @@ def slow_link(quick):
 def lossy_link():
     with Lab() as lab:
         spaces = Namespaces(lab, "device", "edge", "cloud")
-        cloud = lab.node("cloud", prefix=spaces.prefix("cloud"), host=spaces.address("cloud"))
-        edge = lab.node("edge", cloud, prefix=spaces.prefix("edge"), host=spaces.address("edge"))
+        cloud = lab.node("cloud", **spaces.inside("cloud"))
+        edge = lab.node("edge", cloud, **spaces.inside("edge"))
         for chain in ("INPUT", "OUTPUT"):
             spaces.iptables("edge", "-A", chain, "-m", "statistic", "--mode", "random",
                             "--probability", "0.02", "-j", "DROP")
@@ -531,15 +532,13 @@ def moved():
         lab.at_end(lambda: (hosts.unlink(), folder.rmdir()))
         hosts.write_text(f"{spaces.address('one')} edge.example\n")
         port = free_port()
-        edge = lab.node("edge", prefix=spaces.prefix("one"),
-                        listen=f"{spaces.address('one')}:{port}")
+        edge = lab.node("edge", **spaces.inside("one", port))
         device = lab.device(f"edge.example:{port}", 14, prefix=spaces.prefix("device"))
         device.wait_connected()
         time.sleep(1)
         edge.kill()
         hosts.write_text(f"{spaces.address('two')} edge.example\n")
-        moved = lab.node("edge", name="moved", prefix=spaces.prefix("two"),
-                         listen=f"{spaces.address('two')}:{port}")
+        moved = lab.node("edge", name="moved", **spaces.inside("two", port))
         healed = now_us()
         device.join(device.seconds + 30, codes=(0, 69))
         handed = [one for one in history.read(device.history).pictures
@@ -566,7 +565,7 @@ def corrupt_weights(quick):
                 del bent[rng.randrange(len(bent)):]
             path = lab.folder / "bent.safetensors"
             path.write_bytes(bent)
-            done = subprocess.run([PROGRAM, "node", "--tier", "cloud", "--listen", "127.0.0.1:0",
+            done = subprocess.run([BINARY, "node", "--tier", "cloud", "--listen", "127.0.0.1:0",
                                    "--keys", lab.keys / "cloud", "--model", path],
                                   capture_output=True, text=True, timeout=20)
             want(done.returncode == 78 and len(done.stderr.splitlines()) == 1,
@@ -583,11 +582,11 @@ def hostile_picture(quick):
                       "every bit flip of a PNG is refused*",
                       "a bad picture ends with 65 or 66 and one line that names it")
     with Lab() as lab:
-        usual = attack.peak_kib([PROGRAM, "classify", attack.SAMPLE])[1]
+        usual = attack.peak_kib([BINARY, "classify", attack.SAMPLE])[1]
         most = 0
         pictures = attack.hostile_pictures(lab.folder)
         for path in pictures:
-            code, peak, said = attack.peak_kib([PROGRAM, "classify", path])
+            code, peak, said = attack.peak_kib([BINARY, "classify", path])
             want(code == 65 and len(said.splitlines()) == 1,
                  f"{path.name}: wanted 65 and one line, found {code}: {tail(said)}")
             most = max(most, peak - usual)

@@ -11,7 +11,8 @@ import time
 
 import rows
 import soak
-from lab import Failed, Skip
+from lab import Skip
+from scene import Failed
 
 # Seconds that they take, in all less than a minute, and nothing of the machine but processes.
 QUICK = (1, 6, 9, 10, 17, 19, 20)
