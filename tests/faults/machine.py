@@ -21,6 +21,14 @@ def need_root():
         raise Skip("wanted root, found another user")
 
 
+ETC = pathlib.Path("/etc/netns")  # where ip netns looks for files of a namespace
+
+
+def _remove_etc_if_empty():
+    with contextlib.suppress(OSError):
+        ETC.rmdir()
+
+
 class Namespaces:
     """Two or more network namespaces on one bridge in a namespace of its own: 10.77.0.1, .2, ..."""
 
@@ -28,10 +36,11 @@ class Namespaces:
         need_root()
         need("ip", "iproute2")
         need("iptables", "iptables")
+        self._lab = lab
         tag = f"ofr{os.getpid()}"
         self.names = {name: f"{tag}{name}" for name in names}
         self.hub = f"{tag}hub"
-        lab.at_end(self.remove)
+        lab.at_end(self._remove)
         try:
             self._ip("netns", "add", self.hub)
             self._ip("-n", self.hub, "link", "add", "bridge", "type", "bridge")
@@ -67,41 +76,53 @@ class Namespaces:
         """Where a node of this space runs and listens, as options of Lab.node()."""
         return {"prefix": self.prefix(name), "listen": f"{self.address(name)}:{port}"}
 
+    def hosts(self, name):
+        """The file that stands for /etc/hosts in programs that a prefix() starts from now on."""
+        if not ETC.exists():
+            ETC.mkdir(exist_ok=True)
+            self._lab.at_end(_remove_etc_if_empty)  # others may use it by then
+        folder = ETC / self.names[name]
+        folder.mkdir()
+        self._lab.at_end(folder.rmdir)
+        path = folder / "hosts"
+        path.touch()
+        self._lab.at_end(path.unlink)
+        return path
+
     def iptables(self, name, *rule):
         done = subprocess.run([*self.prefix(name), "iptables", "-w", *rule], capture_output=True,
                               text=True)
         if done.returncode != 0:
             raise Skip(f"wanted iptables {' '.join(rule)}, found: {tail(done.stderr)}")
 
-    def remove(self):
+    def _remove(self):
         for space in (*self.names.values(), self.hub):
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
 
 
-class Limited:
-    """A group of processes with a limit of memory or of CPU time (cgroup version 1 or 2)."""
+class MemoryLimit:
+    """A group of processes with a limit of memory (cgroup version 1 or 2)."""
 
-    def __init__(self, lab, controller, settings):
-        need_root()
-        root = pathlib.Path("/sys/fs/cgroup")
-        one = root / controller
-        self.version = 1 if (one / "tasks").exists() else 2
-        top = one if self.version == 1 else root
-        name = f"offramp-faults-{os.getpid()}-{controller}"
-        self.folder = top / name
+    def __init__(self, lab, limit, root=pathlib.Path("/sys/fs/cgroup")):
+        one = root / "memory"
+        alone = (one / "tasks").exists()  # version 1
+        self.folder = (one if alone else root) / f"offramp-faults-{os.getpid()}"
         try:
-            if self.version == 2:
-                (root / "cgroup.subtree_control").write_text(f"+{controller}")
-            self.folder.mkdir(exist_ok=True)
-            for key, value in settings[self.version - 1].items():
-                (self.folder / key).write_text(str(value))
+            if not alone:
+                self._hand_down(lab, root / "cgroup.subtree_control")
+            self.folder.mkdir()
+            lab.at_end(self.folder.rmdir)
+            setting = "memory.limit_in_bytes" if alone else "memory.max"
+            (self.folder / setting).write_text(str(limit))
         except OSError as error:
-            raise Skip(f"wanted a cgroup with the controller {controller}, found: {error}")
-        lab.at_end(self._remove)
+            raise Skip(f"wanted a cgroup with the controller memory, found: {error}")
+
+    @staticmethod
+    def _hand_down(lab, control):
+        """Lets groups below the root have the controller, as long as the lab lasts."""
+        if "memory" not in control.read_text().split():
+            control.write_text("+memory")
+            lab.at_end(lambda: control.write_text("-memory"))
 
     def prefix(self):
         return ("sh", "-c", f'echo $$ > {self.folder}/cgroup.procs && exec "$0" "$@"')
-
-    def _remove(self):
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()

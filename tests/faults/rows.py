@@ -17,7 +17,7 @@ import attack
 import history
 import models
 from lab import Lab, Skip, cpp_tests, free_port, now_us
-from machine import Limited, Namespaces, need, need_root
+from machine import MemoryLimit, Namespaces, need, need_root
 from scene import BINARY, MODEL, Failed, tail, want
 
 TABLE = {}  # number -> (title, function)
@@ -451,13 +451,14 @@ def clock_skew(quick):
 def memory_limit(quick):
     with Lab() as lab:
         limit = 64 << 20
-        group = Limited(lab, "memory", ({"memory.limit_in_bytes": limit}, {"memory.max": limit}))
+        group = MemoryLimit(lab, limit)
         cloud, edge = lab.tiers(prefix=group.prefix())
         device = lab.device(edge, 8)
         device.wait_connected()
         time.sleep(1)
         edge.injected = True
         hog = attack.hog(group.folder, limit, edge.pid)
+        lab.at_end(hog.wait)
         lab.at_end(hog.kill)
         died = time.monotonic()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -526,10 +527,7 @@ def moved():
     """The edge's name leads to another address."""
     with Lab() as lab:
         spaces = Namespaces(lab, "device", "one", "two")
-        folder = pathlib.Path("/etc/netns") / spaces.names["device"]
-        folder.mkdir(parents=True)
-        hosts = folder / "hosts"
-        lab.at_end(lambda: (hosts.unlink(), folder.rmdir()))
+        hosts = spaces.hosts("device")
         hosts.write_text(f"{spaces.address('one')} edge.example\n")
         port = free_port()
         edge = lab.node("edge", **spaces.inside("one", port))
