@@ -27,7 +27,7 @@ from scene import BINARY, MODEL, SOURCE, QuietNode, make_keys, require
 
 sys.path.insert(0, str(SOURCE / "tools"))
 import modelfile  # noqa: E402
-import wire_decode as wire  # noqa: E402
+import wire  # noqa: E402
 
 CLIENT = SOURCE / "tools" / "examples" / "wire_client.py"
 PICTURES = sorted((SOURCE / "tools" / "samples").glob("*.png"))[:4]
