@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What runs the fault tests says how each row ended, whatever ended it, and leaves the machine as it
-was."""
+"""What runs the fault tests says how each row ended, whatever ended it, and leaves the machine as
+it was."""
 
 import contextlib
 import io
@@ -15,15 +15,19 @@ from scene import BINARY, Failed, require
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "faults"))
 import machine  # noqa: E402
-import rows  # noqa: E402
 import run  # noqa: E402
+import table  # noqa: E402
 from lab import Lab, Skip  # noqa: E402
 
 
 class Runner(unittest.TestCase):
+    def test_all_rows_are_there(self):
+        self.assertEqual(sorted(table.TABLE), list(range(1, 22)))
+        self.assertLessEqual(set(run.QUICK), set(table.TABLE))
+
     def run_row(self, function):
         out = io.StringIO()
-        with unittest.mock.patch.dict(rows.TABLE, {7: ("made up", function)}):
+        with unittest.mock.patch.dict(table.TABLE, {7: ("made up", function)}):
             with contextlib.redirect_stdout(out):
                 result = run.run_row(7, quick=True)
         self.assertRegex(out.getvalue(), rf"^{result}   7  made up \[0 s\]: .*\n$")
@@ -37,7 +41,7 @@ class Runner(unittest.TestCase):
 
     def test_what_ends_a_row_is_one_line(self):
         self.assertEqual(self.ended_by(Failed("one\n two")), ("FAIL", "one two"))
-        self.assertEqual(self.ended_by(rows.Gap("one")), ("FAIL", "(known) one"))
+        self.assertEqual(self.ended_by(table.Gap("one")), ("FAIL", "(known) one"))
         self.assertEqual(self.ended_by(Skip("no root")), ("SKIP", "no root"))
 
     def test_programs_that_are_absent_hang_or_fail_end_their_row_alone(self):
@@ -50,10 +54,10 @@ class Runner(unittest.TestCase):
 
     def test_half_a_row_that_is_skipped_says_so(self):
         skip = unittest.mock.Mock(side_effect=Skip("wanted root, found another user"))
-        self.assertEqual(rows.or_skipped(skip), "skipped: wanted root, found another user")
-        self.assertEqual(rows.or_skipped(lambda: "all of it"), "all of it")
+        self.assertEqual(table.or_skipped(skip), "skipped: wanted root, found another user")
+        self.assertEqual(table.or_skipped(lambda: "all of it"), "all of it")
         with self.assertRaises(Failed):
-            rows.or_skipped(unittest.mock.Mock(side_effect=Failed("not met")))
+            table.or_skipped(unittest.mock.Mock(side_effect=Failed("not met")))
 
 
 class Undoing(unittest.TestCase):

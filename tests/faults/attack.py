@@ -87,7 +87,7 @@ class Dealer:
             import numpy  # noqa: F401
             import xxhash  # noqa: F401
         except ImportError as missing:
-            raise Skip(f"wanted what tools/wire.py needs (tools/setup.sh --tests), found: {missing}")
+            raise Skip(f"wanted what tools/wire.py needs (setup.sh --tests), found: {missing}")
         import wire
 
         self._zmq = ctypes.CDLL(name)

@@ -9,7 +9,6 @@ import bisect
 import collections
 import csv
 import dataclasses
-import sys
 
 GRACE_US = 20_000  # beyond the deadline
 TIERS = ("device", "edge", "cloud")
@@ -191,7 +190,3 @@ def recovery_ms(handed, healed_us):
         if good[begin] and sum(good[begin:begin + RUN]) >= WELL * RUN:
             return (handed[begin].begun_us - healed_us) / 1000
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(__doc__)

@@ -1,6 +1,6 @@
 """Processes of offramp, a chaos proxy between them, and what is seen of all while faults happen.
 
-A row of the failure table (rows.py) gets a Lab: a folder with keys and pictures in which it starts
+A row of the failure table (table.py) gets a Lab: a folder with keys and pictures in which it starts
 nodes, devices and proxies. When it ends, so do they.
 """
 
