@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what offramp needs from Debian 12's packages; does nothing where all of it is there.
 #
-#   tools/setup.sh [--tests] [--checks] [--faults]
+#   tools/setup.sh [--tests] [--checks] [--faults] [--containers]
 #
 #   (nothing)   compiler, CMake and libraries: enough for the build and the demo
 #   --tests     also Python with PyTorch, for the tests, the training and the export
 #   --checks    also clang's format, tidy and fuzzer, for check.sh and fuzz.sh
 #   --faults    also what fault_tests.sh needs to cut networks and to skew clocks
+#   --containers  also a Docker Engine with Compose, for docker_tests.sh
 #
 # Needs root or sudo, and a network, only when something is missing.
 
@@ -25,8 +26,9 @@ for argument in "$@"; do
                  python3-torch python3-torchvision python3-xxhash python3-zmq) ;;
     --checks) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
     --faults) packages+=(faketime iproute2 iptables) ;;
+    --containers) packages+=(debootstrap docker-compose docker.io iproute2 iptables) ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) echo "setup.sh: wanted --tests, --checks or --faults, found '$argument'" >&2; exit 64 ;;
+    *) echo "setup.sh: wanted --tests, --checks, --faults or --containers, found '$argument'" >&2; exit 64 ;;
   esac
 done
 
