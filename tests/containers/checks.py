@@ -6,16 +6,13 @@ A function returns its figures as text or raises Failed. They are in the order i
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import subprocess
-import threading
 import time
 import urllib.request
 
-import history
-from fleet import (EXITS, IMAGE, LEDGER, MODEL, Failed, Fleet, docker, inspect, now_us, tail,
-                   wait_until, want)
+from fleet import (EXITS, IMAGE, LEDGER, MODEL, Fleet, docker, history, inspect, now_us,
+                   tail, wait_until, want)
 
 TABLE = {}  # name -> (title, function)
 MIB = 1 << 20
@@ -212,7 +209,7 @@ def squat(fleet, wanted):
 
 @check("memory", "memory limit hit: one container dies and comes back, devices degrade meanwhile")
 def memory(_):
-    limit = 16 * MIB
+    limit = 16 * MIB  # idle, an edge has 9
     with Fleet() as fleet:
         fleet.up("cloud", "edge")
         cloud, edge = fleet.node("cloud"), fleet.node("edge")

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -98,7 +97,7 @@ class Container:
         return {name: float(value) for name, _, value in pairs}
 
     def limit(self, *files):
-        """The first that there is of these files of its control group, or the nth word of it."""
+        """What stands in the first of these files that its control group has (version 2 or 1)."""
         for file in files:
             text = self.exec("cat", f"/sys/fs/cgroup/{file}", check=False)
             if text:
@@ -238,7 +237,3 @@ class Fleet:
         first = "; ".join(verdict.complaints[:4])
         want(not verdict.complaints, f"{first} [{verdict.text()}]")
         return verdict
-
-
-def sleep_until(begin, seconds):
-    time.sleep(max(0.0, begin + seconds - time.monotonic()))
