@@ -7,7 +7,7 @@
 #   --tests     also Python with PyTorch, for the tests, the training and the export
 #   --checks    also clang's format, tidy and fuzzer, for check.sh and fuzz.sh
 #   --faults    also what fault_tests.sh needs to cut networks and to skew clocks
-#   --containers  also a Docker Engine with Compose, for docker_tests.sh
+#   --containers  also a Docker Engine with Compose, and Podman, for docker_tests.sh and k8s_tests.sh
 #
 # Needs root or sudo, and a network, only when something is missing.
 
@@ -26,7 +26,8 @@ for argument in "$@"; do
                  python3-torch python3-torchvision python3-xxhash python3-zmq) ;;
     --checks) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
     --faults) packages+=(faketime iproute2 iptables) ;;
-    --containers) packages+=(debootstrap docker-compose docker.io iproute2 iptables) ;;
+    --containers) packages+=(aardvark-dns catatonit debootstrap docker-compose docker.io iproute2
+                  iptables netavark podman runc) ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: wanted --tests, --checks, --faults or --containers, found '$argument'" >&2; exit 64 ;;
   esac
