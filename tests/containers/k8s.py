@@ -23,6 +23,9 @@ import urllib.request
 import yaml
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(SOURCE / "tests"))
+from scene import draw_data_set  # noqa: E402
+
 IMAGE = os.environ.get("OFFRAMP_IMAGE", "offramp")
 VERSIONS = ("1.28", "1.32", "1.37")
 REPLICAS = {"cloud": 2, "edge": 2}
@@ -297,10 +300,14 @@ def check_device(pods):
     statuses = {row["status"] for row in rows}
     want(statuses == {"ok"}, f"statuses {statuses}")
     secret = f"{pods.folder}/k8s/keys/device"
+    data = pods.folder / "data"
+    data.mkdir()
+    draw_data_set(data, 200)
+    # Names are resolved anew now and then: not at once are all replicas known.
     podman("run", "--rm", "--network", "offramp", "-u", "0", "-v", f"{secret}:/keys/device:ro",
-           IMAGE, "run", "--next", "edge:5555", "--keys", "/keys/device", "--wait", "30s",
-           "--thresholds", "0", "--duration", "12s", "--every", "5ms", "--policy", "strict",
-           "/usr/share/offramp/samples", "--json")
+           "-v", f"{data}:/data:ro", IMAGE, "run", "--next", "edge:5555", "--keys", "/keys/device",
+           "--wait", "30s", "--thresholds", "0", "--duration", "15s", "--every", "5ms",
+           "--policy", "strict", "--data", "/data", "--json")
     told = []
     for tier, count in REPLICAS.items():
         asked = [pods.metrics(f"{tier}-{number}")["offramp_requests_total"] for number in range(count)]
