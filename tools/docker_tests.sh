@@ -17,14 +17,14 @@ set -euo pipefail
 
 here=$PWD
 cd "$(dirname "$0")/.."
-build=yes folder="" words=()
+engine=() words=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --no-build) build=no ;;
+    --no-build) engine+=("$1") ;;
     --engine)
       [ $# -gt 1 ] || { echo "docker_tests.sh: --engine: wanted a folder, found nothing" >&2; exit 64; }
-      folder=$(cd "$here" && realpath -m "$2")
+      engine+=("$1" "$(cd "$here" && realpath -m "$2")")
       shift ;;
     *) words+=("$1") ;;
   esac
@@ -34,28 +34,4 @@ python=/usr/bin/python3
 [ -x "$python" ] || python=python3
 checks=("$python" tests/containers/run.py "${words[@]}")
 [[ " ${words[*]} " != *" --list "* ]] || exec "${checks[@]}"
-
-if docker version >/dev/null 2>&1; then
-  [ "$build" = no ] || tests/containers/images.sh
-  exec "${checks[@]}"
-fi
-
-if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-  tools/setup.sh --containers || true
-fi
-if [ "$(id -u)" -ne 0 ] || ! command -v dockerd >/dev/null || ! command -v docker-compose >/dev/null; then
-  echo "docker_tests.sh: NO CONTAINER WAS TESTED: wanted a Docker Engine that answers, or root with" \
-    "dockerd and docker-compose to start one; found neither" >&2
-  exit 77
-fi
-if [ -z "$folder" ]; then
-  folder=$(mktemp -d "${TMPDIR:-/tmp}/offramp-engine.XXXXXX")
-  trap 'rm -rf "$folder"' EXIT
-fi
-code=0
-if [ "$build" = yes ]; then
-  tests/containers/with_engine.sh --online "$folder" tests/containers/images.sh --network host || code=$?
-fi
-[ $code -ne 0 ] || tests/containers/with_engine.sh --apart "$folder" "${checks[@]}" || code=$?
-[ $code -ne 77 ] || echo "docker_tests.sh: NO CONTAINER WAS TESTED: no engine, as said above" >&2
-exit $code
+exec tests/containers/have_engine.sh "${engine[@]}" -- "${checks[@]}"

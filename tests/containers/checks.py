@@ -313,6 +313,24 @@ def scaled(_):
         return f"requests: {', '.join(told)}; {verdicts[0].text()}"
 
 
+@check("links", "shaped links delay and pace, and nothing is taken for lost")
+def links(_):
+    with Fleet("compose.links.yaml") as fleet:
+        fleet.up("cloud", "cloud-link", "edge", "device-link")
+        device = fleet.device(10, every="1us", deadline_ms=5000, following="device-link:5555",
+                              more=("--window", "1"))
+        verdict = fleet.judge(device)
+        want(verdict.outcomes.keys() == {"ok"}, f"not all is well: {verdict.text()}")
+        pictures = history.read(device.history).pictures
+        told = []
+        # 20 ms each way and a tensor of 65,632 bytes at 1.25 MB/s; then 40 ms each way more.
+        for tier, least in (("edge", 40 + 50), ("cloud", 120 + 50)):
+            took = [one.took_us / 1000 for one in pictures if one.tier == tier]
+            want(took and min(took) > least, f"{tier}: answered after {min(took, default=0):.0f} ms")
+            told.append(f"{tier} answers after {min(took):.0f} ms at best")
+        return f"{', '.join(told)}; {verdict.text()}"
+
+
 PROMETHEUS = os.environ.get("OFFRAMP_PROMETHEUS_IMAGE", "offramp-prometheus")
 
 

@@ -138,29 +138,26 @@ class Device:
 class Fleet:
     _offline = None
 
-    def __init__(self, *files, environment=None, thresholds=THRESHOLD):
+    def __init__(self, *files, environment=None, thresholds=THRESHOLD, data=None):
         self.project = f"offramp-test-{os.getpid()}"
         self.files = ["compose.yaml", *files]
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="offramp-containers."))
         self.folder.chmod(0o755)
         self.data, self.out = self.folder / "data", self.folder / "out"
-        self.data.mkdir()
         self.out.mkdir()
         self.out.chmod(0o777)  # the image's user is none of this machine's
-        draw_data_set(self.data, PICTURES)
-        # Of the nodes and the devices alike, beside what the project's files say.
-        overlay = self.folder / "overlay.json"
-        overlay.write_text(json.dumps({"services": {
-            "edge": {"environment": {"OFFRAMP_NODE_THRESHOLDS": str(thresholds)}},
-            "cloud": {"environment": {"OFFRAMP_NODE_THRESHOLDS": str(thresholds)}},
-            "device": {"environment": {"OFFRAMP_RUN_THRESHOLDS": str(thresholds)}},
-        }}))
+        if data:
+            self.data = pathlib.Path(data).resolve()
+        else:
+            self.data.mkdir()
+            draw_data_set(self.data, PICTURES)
+        self.configure(thresholds)
         self.environment = {**os.environ, **PORTS, "OFFRAMP_IMAGE": IMAGE,
                             "COMPOSE_HTTP_TIMEOUT": "180", **(environment or {})}
         self.command = [*compose_command(), "-p", self.project]
         for file in self.files:
             self.command += ["-f", str(SOURCE / "docker" / file)]
-        self.command += ["-f", str(overlay)]
+        self.command += ["-f", str(self.folder / "overlay.json")]
         self.watch = Watch()
 
     def __enter__(self):
@@ -176,6 +173,16 @@ class Fleet:
             docker("rm", "-f", *running, check=False)
         self.compose("down", "--volumes", "--remove-orphans", check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def configure(self, thresholds, edge=None):
+        """Beside what the project's files say, for containers that `up` makes from now on: the
+        thresholds of all tiers, and more of the edge's environment."""
+        of_nodes = {"OFFRAMP_NODE_THRESHOLDS": str(thresholds)}
+        (self.folder / "overlay.json").write_text(json.dumps({"services": {
+            "edge": {"environment": {**of_nodes, **(edge or {})}},
+            "cloud": {"environment": of_nodes},
+            "device": {"environment": {"OFFRAMP_RUN_THRESHOLDS": str(thresholds)}},
+        }}))
 
     def compose(self, *words, check=True):
         return run(*self.command, *words, check=check, environment=self.environment)
