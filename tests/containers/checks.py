@@ -301,14 +301,22 @@ def scaled(_):
         fleet.up("--scale", "edge=3", "--scale", "cloud=2", "cloud", "edge")
         count = {tier: len(fleet.nodes(tier)) for tier in ("edge", "cloud")}
         want(count == {"edge": 3, "cloud": 2}, f"found {count}")
-        # Each resolves names anew now and then, and not all were there when it first did.
-        devices = [fleet.device(20, name=f"device{number}") for number in range(2)]
+        nodes = {tier: fleet.nodes(tier) for tier in count}
+
+        def asked():
+            return {tier: [node.metrics()["offramp_requests_total"] for node in nodes[tier]]
+                    for tier in nodes}
+
+        # Names are resolved anew now and then: not at once is every replica known.
+        devices = [fleet.device(30, name=f"device{number}") for number in range(2)]
+        wait_until(lambda: all(map(all, asked().values())), 20, f"all asked, found {asked()}")
+        before = asked()
         verdicts = [fleet.judge(device) for device in devices]
         told = []
-        for tier, nodes in count.items():
-            seen = [node.metrics()["offramp_requests_total"] for node in fleet.nodes(tier)]
+        for tier, after in asked().items():
+            seen = [b - a for a, b in zip(before[tier], after)]
             shares = [part / sum(seen) for part in seen]
-            want(min(shares) > 0.5 / nodes, f"{tier}s were asked {seen} times")
+            want(min(shares) > 0.5 / len(seen), f"{tier}s were asked {seen} times")
             told.append(f"{tier} " + " / ".join(f"{share:.0%}" for share in shares))
         return f"requests: {', '.join(told)}; {verdicts[0].text()}"
 
