@@ -129,8 +129,14 @@ TEST_CASE("overload: a request that is taken back while it waits gives up its pl
   client.send(handoff_of(cascade, 1));
   client.send(handoff_of(cascade, 2));
   wait_until([&] { return node.counters().requests == 3; });
-  // Nobody takes back what is another's.
-  other.send(Cancel{.request = make_request_id(1, 1)});
+  // Nobody takes back what is another's. Once what was sent after it has been refused, it has been
+  // read.
+  other.send(Cancel{.request = make_request_id(1, 2)});
+  Handoff foreign = handoff_of(cascade, 7);
+  foreign.model[0] ^= 1;
+  other.send(foreign);
+  REQUIRE(other.wait_for<Fault>().has_value());
+  CHECK(node.counters().cancelled == 0);
   client.send(Cancel{.request = make_request_id(1, 1)});
   client.send(Cancel{.request = make_request_id(1, 0)});  // is being computed
   client.send(Cancel{.request = make_request_id(1, 9)});  // has never been
