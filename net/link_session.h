@@ -13,7 +13,7 @@
 namespace offramp {
 
 struct LinkTimes {
-  std::chrono::milliseconds ping_active{500};   ///< between pings while there is work
+  std::chrono::milliseconds ping_active{500};  ///< between pings while there is work
   std::chrono::milliseconds ping_idle{15000};
   /// After a request, though it may have been answered: what was measured is to stay fresh while
   /// there is work.
