@@ -7,12 +7,10 @@ import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import unittest
 
-from network_equality_test import BINARY, MODEL
-from scene import make_keys
+from scene import BINARY, MODEL, make_keys, require
 
 PATIENCE = 60
 
@@ -22,8 +20,7 @@ class ServiceManager(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        (self.folder / "keys").mkdir()
-        make_keys(BINARY, self.folder / "keys")
+        make_keys(self.folder)
 
     def node(self, notify, *more):
         command = [BINARY, "node", "--tier", "cloud", "--listen", "127.0.0.1:0", "--model", MODEL]
@@ -86,6 +83,5 @@ class ServiceManager(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not os.access(BINARY, os.X_OK):
-        sys.exit(f"service_manager_test: wanted the program, found none at {BINARY}")
+    require(BINARY)
     unittest.main()

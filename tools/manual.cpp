@@ -146,14 +146,34 @@ class Footer {
   std::size_t at_ = 0;
 };
 
+/// Without the breaks of paragraphs where something else breaks anyway, of which mandoc complains.
+std::string tidy(const std::string& page) {
+  const auto heads = [](const std::string& line) {
+    return line.starts_with(".SH") || line.starts_with(".SS");
+  };
+  std::string out;
+  bool broken = false, fresh = true;
+  for (const std::string& line : split(page, '\n')) {
+    if (line == ".PP") {
+      broken = true;
+      continue;
+    }
+    if (line.empty()) continue;
+    if (broken && !fresh && !heads(line) && line != ".TP") out += ".PP\n";
+    out += line + "\n";
+    broken = false;
+    fresh = heads(line);
+  }
+  return out;
+}
+
 /// " HOST:PORT ...", as the help has it, without what excludes what.
 std::string value_of(const CLI::Option& option) {
   std::string text = trimmed(option.get_option_text());
-  if (option.get_option_text().empty() && option.get_type_size() != 0)
-    text = option.get_type_name();
-  std::string out = text.empty() ? "" : " " + italic(text);
-  if (option.get_expected_max() == CLI::detail::expected_max_vector_size) out += " ...";
-  return out;
+  if (text.empty() && option.get_type_size() != 0) text = option.get_type_name();
+  const bool many = option.get_expected_max() == CLI::detail::expected_max_vector_size;
+  if (many && !text.ends_with("...")) text += text.empty() ? "..." : " ...";
+  return text.empty() ? "" : " " + italic(text);
 }
 
 std::string item(const CLI::Option& option) {
@@ -176,6 +196,15 @@ std::string synopsis(const CLI::App& app, const std::string& name) {
     line += " " + (option->get_required() ? word : "[" + word + "]");
   }
   return line;
+}
+
+/// A line for every command; of one that only holds others, theirs.
+std::string synopses(const CLI::App& app, const std::string& name) {
+  const std::vector<const CLI::App*> inner = shown_commands(app);
+  if (inner.empty()) return ".br\n" + synopsis(app, name) + "\n";
+  std::string out;
+  for (const CLI::App* const each : inner) out += synopses(*each, name + " " + each->get_name());
+  return out;
 }
 
 std::string command_page(const CLI::App& app, const std::string& parent) {
@@ -276,9 +305,7 @@ std::string manual_page(const CLI::App& root, const std::string& version, const 
                     "\" \"User Commands\"\n.SH NAME\n" + name +
                     " \\- classify pictures with early exits across device, edge and cloud\n"
                     ".SH SYNOPSIS\n";
-  for (const CLI::App* const each : shown_commands(root))
-    out += (each == shown_commands(root).front() ? "" : ".br\n") +
-           synopsis(*each, name + " " + each->get_name()) + "\n";
+  out += synopses(root, name).substr(std::string(".br\n").size());
   out += ".SH DESCRIPTION\n" + escaped(description) + "\n.SH OPTIONS\n";
   for (const CLI::Option* const option : shown_options(root)) out += item(*option);
   out += ".SH COMMANDS\n";
@@ -287,7 +314,7 @@ std::string manual_page(const CLI::App& root, const std::string& version, const 
                                                        {"Environment", "ENVIRONMENT"},
                                                        {"Files", "FILES"},
                                                        {"Exit codes", "EXIT STATUS"}};
-  return out + Footer(root.get_footer()).page(".SH", sections);
+  return tidy(out + Footer(root.get_footer()).page(".SH", sections));
 }
 
 }  // namespace offramp::cli

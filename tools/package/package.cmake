@@ -10,7 +10,7 @@ set(here ${CMAKE_CURRENT_LIST_DIR})
 set(made ${CMAKE_BINARY_DIR}/package)
 set(libdir lib/${CMAKE_LIBRARY_ARCHITECTURE})
 set(library libofframp-client${PROJECT_VERSION_MAJOR})
-set(OFFRAMP_MAINTAINER "offramp developers <offramp@localhost>" CACHE STRING
+set(OFFRAMP_MAINTAINER "the offramp authors <offramp@example.org>" CACHE STRING
   "who answers for the packages, as in their control files: Name <address>")
 
 function(offramp_deb_install component)
@@ -90,30 +90,29 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 
-set(about "An early-exit network is run across a device, an edge server and a cloud server.
- Each tier owns one stretch of it and answers at once when its exit is sure
- enough; otherwise it hands on to the next tier over encrypted links.")
+set(about "An early-exit network is run across a device, an edge server and a cloud
+server. Each tier owns one stretch of it and answers at once when its exit is
+sure enough; otherwise it hands on to the next tier over encrypted links.
+")
 set(CPACK_DEBIAN_OFFRAMP_PACKAGE_NAME offramp)
 set(CPACK_DEBIAN_OFFRAMP_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_OFFRAMP_PACKAGE_DEPENDS adduser)
 set(CPACK_DEBIAN_OFFRAMP_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_OFFRAMP_DESCRIPTION "early-exit image classification across device, edge and cloud
 ${about}
- .
- This package has the program, a model trained on CIFAR-10, and a service for
- systemd that runs nodes with the configuration in /etc/offramp.")
+This package has the program, a model trained on CIFAR-10, and a service for
+systemd that runs nodes with the configuration in /etc/offramp.")
 set(CPACK_DEBIAN_OFFRAMP_PACKAGE_CONTROL_EXTRA
   ${here}/conffiles ${here}/postinst ${here}/prerm ${here}/postrm)
 
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_NAME ${library})
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SECTION libs)
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_LIBRARY_PACKAGE_GENERATE_SHLIBS ON)
-set(CPACK_DEBIAN_LIBRARY_PACKAGE_GENERATE_SHLIBS_POLICY ">=")
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS_POLICY ">=")
 set(CPACK_DEBIAN_LIBRARY_DESCRIPTION "device of an early-exit network, as a library
 ${about}
- .
- This package has the shared library that programs are the device with.")
+This package has the shared library that programs are the device with.")
 set(CPACK_DEBIAN_LIBRARY_PACKAGE_CONTROL_EXTRA ${here}/triggers)
 
 set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME libofframp-client-dev)
@@ -122,6 +121,5 @@ set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS
   "${library} (= ${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE})")
 set(CPACK_DEBIAN_DEVELOPMENT_DESCRIPTION "device of an early-exit network, files for development
 ${about}
- .
- This package has the headers for C++ and C, and what CMake and pkg-config read.")
+This package has the headers for C++ and C, and what CMake and pkg-config read.")
 include(CPack)
