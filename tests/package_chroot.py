@@ -20,13 +20,15 @@ import time
 from package_test import PACKAGES, UNIT, make_packages
 from scene import BINARY, MODEL, SOURCE, Failed, tail, want, wait_until
 
-CLONE_NEWNET = 0x40000000
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 MIRROR = os.environ.get("OFFRAMP_DEBIAN", "http://deb.debian.org/debian")
+INSTALLED_MODEL = "/usr/share/offramp/resnet20b.safetensors"
 SAMPLES = "/usr/share/offramp/samples"
 EXAMPLES = "/usr/share/doc/libofframp-client-dev/examples"
 ADDRESSES = {"edge": "127.0.0.1:5555", "cloud": "127.0.0.1:5556"}
 METRICS = {"edge": "9101", "cloud": "9102"}
 PATIENCE = 60
+BEGIN = time.monotonic()
 CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 CLEAN |= {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
 
@@ -44,6 +46,13 @@ class Debian:
             ["debootstrap", "--variant=minbase", "bookworm", root, MIRROR], capture_output=True, text=True
         )
         want(done.returncode == 0, f"debootstrap: {tail(done.stdout + done.stderr)}")
+
+    def __enter__(self):
+        subprocess.run(["mount", "-t", "proc", "proc", self.path("/proc")], check=True)
+        return self
+
+    def __exit__(self, *_):
+        subprocess.run(["umount", "--lazy", self.path("/proc")], check=True)
 
     def inside(self, command):
         return ["chroot", self.root, *command]
@@ -64,7 +73,8 @@ class Debian:
 
     def traces(self):
         """Whatever is named after the packages, but in apt's and dpkg's own logs."""
-        found = {path for path in self.root.rglob("*offramp*") if "debs" not in path.parts}
+        names = self.run("find", "/", "-xdev", "-name", "*offramp*").split()
+        found = {name for name in names if not name.startswith("/debs/")}
         for name in ("passwd", "group", "shadow"):
             text = self.path(f"/etc/{name}").read_text()
             found |= {f"/etc/{name}: {line}" for line in text.splitlines() if "offramp" in line}
@@ -79,10 +89,12 @@ class Services:
         text = debian.path(UNIT).read_text()
         self.settings = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
 
-    def command(self, instance):
+    def as_user(self, *words):
         user, group = self.settings["User"], self.settings["Group"]
-        as_user = ["setpriv", "--reuid", user, "--regid", group, "--clear-groups", "--no-new-privs"]
-        return as_user + shlex.split(self.settings["ExecStart"].replace("%i", instance))
+        return ["setpriv", "--reuid", user, "--regid", group, "--clear-groups", "--no-new-privs", *words]
+
+    def command(self, instance):
+        return self.as_user(*shlex.split(self.settings["ExecStart"].replace("%i", instance)))
 
     @contextlib.contextmanager
     def running(self, instance):
@@ -107,9 +119,19 @@ class Services:
                 process.wait()
 
 
-def only_loopback():
+def unshare(what):
     libc = ctypes.CDLL(None, use_errno=True)
-    want(libc.unshare(CLONE_NEWNET) == 0, f"unshare: {os.strerror(ctypes.get_errno())}")
+    want(libc.unshare(what) == 0, f"unshare: {os.strerror(ctypes.get_errno())}")
+
+
+def own_mounts():
+    """They end with this process, whatever becomes of it."""
+    unshare(CLONE_NEWNS)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def only_loopback():
+    unshare(CLONE_NEWNET)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
@@ -144,23 +166,25 @@ def classify(debian):
     want(labels(there, 1, 2) == labels(here, 1, 2), "answers are those of the program that was packed")
 
 
-def make_keys(debian, user):
+def make_keys(debian, services):
     owner = debian.path("/etc/offramp/keys").stat()
     want(owner.st_mode & 0o777 == 0o700, "the folder of keys is its user's alone")
-    debian.run("setpriv", "--reuid", user, "--regid", user, "--clear-groups",
-               "offramp", "keygen", "--tiers", "/etc/offramp/keys")
+    debian.run(*services.as_user("offramp", "keygen", "--tiers", "/etc/offramp/keys"))
 
 
 def use_nodes(debian, services):
     for instance in ADDRESSES:
-        debian.run(*services.command(instance)[:6], "offramp", "config", "check", f"/etc/offramp/{instance}.toml")
+        check = ["offramp", "config", "check", f"/etc/offramp/{instance}.toml"]
+        want(": ok" in debian.run(*services.as_user(*check)), f"{instance}.toml is accepted")
     with services.running("cloud"), services.running("edge") as edge:
         step("nodes run as the unit has it, with the configuration that was installed")
         device = ["--next", ADDRESSES["edge"], "--keys", "/etc/offramp/keys/device"]
-        debian.run("offramp", "run", SAMPLES, *device, "--thresholds", "0", "--policy", "strict")
+        run = ["offramp", "run", SAMPLES, *device, "--thresholds", "0", "--policy", "strict"]
+        debian.run(*services.as_user(*run))
         pictures = [f"{SAMPLES}/{path.name}" for path in sorted(debian.path(SAMPLES).iterdir())]
-        words = [MODEL_THERE, ADDRESSES["edge"], "/etc/offramp/keys/device", *pictures]
-        answers = [debian.run(program, *words) for program in ("/tmp/classify_c", "/tmp/build/classify")]
+        words = [INSTALLED_MODEL, ADDRESSES["edge"], "/etc/offramp/keys/device", *pictures]
+        programs = ("/tmp/classify_c", "/tmp/build/classify")
+        answers = [debian.run(*services.as_user(program, *words)) for program in programs]
         want(len(labels(answers[0])) == len(pictures), "the program in C classifies all samples")
         want(labels(answers[0], 1, 2) == labels(answers[1], 1, 2), "C and C++ answer alike")
         want(" ok" in answers[0] and "degraded" not in answers[0], f"all is well: {answers[0]}")
@@ -208,36 +232,34 @@ def leave(debian):
     want("# touched" in debian.path("/etc/offramp/edge.toml").read_text(), "removal keeps the configuration")
     want(debian.path("/etc/offramp/keys/edge/self.key").exists(), "removal keeps the keys")
     want(not debian.path("/usr/bin/offramp").exists(), "removal takes the program")
-    debian.apt("purge", *PACKAGES)
+    # The library's two have nothing left to purge.
+    debian.apt("purge", "offramp")
     states = debian.run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n")
     want("offramp" not in states, "dpkg knows none of them any more")
     want(not debian.traces(), f"purging leaves nothing, found {sorted(map(str, debian.traces()))}")
-
-
-MODEL_THERE = "/usr/share/offramp/resnet20b.safetensors"
-BEGIN = time.monotonic()
 
 
 def main(folder):
     debs = make_packages(folder / "packages")
     want(set(debs) == set(PACKAGES), f"cpack makes {PACKAGES}")
     step("packages made")
-    debian = Debian(folder / "debian")
-    step("a bare Debian 12")
-    inside = install(debian, debs)
-    step("offramp installed by apt with what it depends on")
-    classify(debian)
-    step("the installed samples are classified, with the answers of the program that was packed")
-    build_programs(debian, inside)
-    step("programs built against the library: find_package and pkg-config")
-    services = Services(debian)
-    make_keys(debian, services.settings["User"])
-    only_loopback()
-    use_nodes(debian, services)
-    refuse(debian, services)
-    step("what no restart mends ends with a code after which systemd does not restart")
-    leave(debian)
-    step("removal keeps configuration and keys, purging leaves nothing")
+    own_mounts()
+    with Debian(folder / "debian") as debian:
+        step("a bare Debian 12")
+        inside = install(debian, debs)
+        step("offramp installed by apt with what it depends on")
+        classify(debian)
+        step("the installed samples are classified, with the answers of the program that was packed")
+        build_programs(debian, inside)
+        step("programs built against the library: find_package and pkg-config")
+        services = Services(debian)
+        make_keys(debian, services)
+        only_loopback()
+        use_nodes(debian, services)
+        refuse(debian, services)
+        step("what no restart mends ends with a code after which systemd does not restart")
+        leave(debian)
+        step("removal keeps configuration and keys, purging leaves nothing")
 
 
 if __name__ == "__main__":
