@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Debian's packages as cpack makes them of this build: what is in them, what they need, what lintian,
-man and systemd say. Installing them in a bare Debian is package_chroot.py's."""
+"""Debian's packages as cpack makes them of this build: what is in them, what they need, what
+lintian, man and systemd say. Installing them in a bare Debian is package_chroot.py's."""
 
 import gzip
 import os
@@ -13,7 +13,7 @@ import tempfile
 import unittest
 
 from client_library_test import run
-from scene import BINARY, BUILD, SOURCE, make_keys, require
+from scene import BINARY, BUILD, MODEL, SOURCE, make_keys, require
 
 VERSION = re.search(r"project\(offramp VERSION (\S+)", (SOURCE / "CMakeLists.txt").read_text())[1]
 FILES = SOURCE / "tools" / "package"
@@ -22,6 +22,8 @@ UNIT = "lib/systemd/system/offramp-node@.service"
 EXPOSURE = 15
 # Debian's own upload would close a bug; the calls of ldconfig, beside the trigger, are CPack's.
 EXPECTED_OF_LINTIAN = {"initial-upload-closes-no-bugs", "maintscript-calls-ldconfig"}
+TITLES = ("NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "EXAMPLES", "ENVIRONMENT", "FILES")
+TITLES += ("EXIT STATUS",)
 PACKAGES = ("offramp", "libofframp-client0", "libofframp-client-dev")
 
 
@@ -69,16 +71,19 @@ class Packages(unittest.TestCase):
             self.assertEqual(self.field(name, "Version"), f"{VERSION}-1")
 
     def test_the_program(self):
-        wanted = {f"usr/share/offramp/samples/{path.name}" for path in (SOURCE / "tools/samples").iterdir()}
+        samples = (SOURCE / "tools/samples").iterdir()
+        wanted = {f"usr/share/offramp/samples/{path.name}" for path in samples}
         wanted |= {"usr/bin/offramp", "usr/share/offramp/resnet20b.safetensors", UNIT}
         wanted |= {"etc/offramp/edge.toml", "etc/offramp/cloud.toml"}
-        wanted |= {"usr/share/man/man1/offramp.1.gz", "usr/share/bash-completion/completions/offramp"}
+        wanted |= {"usr/share/man/man1/offramp.1.gz"}
+        wanted |= {"usr/share/bash-completion/completions/offramp"}
         self.assertEqual(self.files("offramp"), wanted | documents("offramp"))
         control = self.roots["offramp"] / "DEBIAN"
         conffiles = {line[1:] for line in (control / "conffiles").read_text().splitlines()}
         self.assertEqual(conffiles, {name for name in wanted if name.startswith("etc/")})
-        self.assertLessEqual({"adduser", "libc6", "libzmq5", "libsodium23"}, self.depends("offramp"))
-        self.assertFalse({name for name in self.depends("offramp") if "offramp" in name or "-dev" in name})
+        depends = self.depends("offramp")
+        self.assertLessEqual({"adduser", "libc6", "libzmq5", "libsodium23"}, depends)
+        self.assertFalse({name for name in depends if "offramp" in name or "-dev" in name})
 
     def test_the_library(self):
         library = self.libraries + "libofframp_client.so.0"
@@ -95,18 +100,21 @@ class Packages(unittest.TestCase):
         cmake, examples = self.libraries + "cmake/offramp/", f"usr/share/doc/{name}/examples/"
         found = self.files(name)
         # One with the name of the kind of build.
-        found -= {each for each in found if re.search(r"/offramp-config-(?!version)\w+.cmake$", each)}
+        kind = re.compile(r"/offramp-config-(?!version)\w+\.cmake$")
+        found -= {each for each in found if kind.search(each)}
         wanted = {cmake + "offramp-config.cmake", cmake + "offramp-config-version.cmake"}
         wanted |= {"usr/include/offramp/client.h", "usr/include/offramp/client_c.h"}
-        wanted |= {self.libraries + "libofframp_client.so", self.libraries + "pkgconfig/offramp-client.pc"}
+        names = ("libofframp_client.so", "pkgconfig/offramp-client.pc")
+        wanted |= {self.libraries + each for each in names}
         wanted |= {examples + each for each in ("classify.c", "classify.cpp", "CMakeLists.txt")}
         self.assertEqual(found, wanted | documents(name))
         self.assertEqual(self.field(name, "Depends"), f"libofframp-client0 (= {VERSION}-1)")
         root = self.roots[name]
         for path in (root / cmake).iterdir():
             self.assertNotRegex(path.read_text(), r"offramp_(net|engine|kernels|options)")
-        module = (root / self.libraries / "pkgconfig" / "offramp-client.pc").read_text().splitlines()
-        self.assertEqual(module[:2], ["prefix=/usr", "libdir=${prefix}/" + self.libraries[4:-1]])
+        module = root / self.libraries / "pkgconfig" / "offramp-client.pc"
+        where = ["prefix=/usr", "libdir=${prefix}/" + self.libraries[4:-1]]
+        self.assertEqual(module.read_text().splitlines()[:2], where)
 
     def test_nothing_of_the_machine_it_was_built_on(self):
         for name, root in self.roots.items():
@@ -138,7 +146,7 @@ class Packages(unittest.TestCase):
             full = self.folder / f"{tier}.toml"
             full.write_text(re.sub(r"^# (?=[a-z-]+ = )", "", file.read_text(), flags=re.MULTILINE))
             model = "/usr/share/offramp/resnet20b.safetensors"
-            full.write_text(full.read_text().replace(model, str(SOURCE / "weights/resnet20b.safetensors")))
+            full.write_text(full.read_text().replace(model, str(MODEL)))
             values = [re.findall(r"^(\S+) +(\S+)", text, re.MULTILINE)
                       for text in (plain, run(BINARY, "config", "check", full, env=env))]
             for key, value in values[0]:
@@ -149,11 +157,12 @@ class Packages(unittest.TestCase):
         unit = self.roots["offramp"] / UNIT
         here = self.folder / "offramp-node@.service"
         here.write_text(unit.read_text().replace("/usr/bin/offramp", str(BINARY)))
-        done = subprocess.run(["systemd-analyze", "verify", "--man=no", here], capture_output=True, text=True)
+        verify = ["systemd-analyze", "verify", "--man=no", here]
+        done = subprocess.run(verify, capture_output=True, text=True)
         said = [line for line in done.stderr.splitlines() if "offramp" in line]
         self.assertEqual((done.returncode, said), (0, []))
-        command = ["systemd-analyze", "security", "--no-pager", "--offline=yes", f"--threshold={EXPOSURE}", here]
-        run(*command)
+        quiet = ["--no-pager", "--offline=yes"]
+        run("systemd-analyze", "security", *quiet, f"--threshold={EXPOSURE}", here)
         # Longer than a node drains, and each of these ends before it.
         settings = dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
         self.assertGreater(int(settings["TimeoutStopSec"]), 15)
@@ -164,20 +173,22 @@ class Packages(unittest.TestCase):
         page = self.folder / "offramp.1"
         page.write_bytes(gzip.decompress(packed.read_bytes()))
         env = os.environ | {"MANWIDTH": "500", "LC_ALL": "C.UTF-8", "MAN_KEEP_FORMATTING": ""}
-        done = subprocess.run(["man", "--warnings", "-l", page], capture_output=True, text=True, env=env)
+        command = ["man", "--warnings", "-l", page]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         if shutil.which("mandoc"):
-            lint = subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], capture_output=True, text=True)
+            command = ["mandoc", "-Tlint", "-Wwarning", page]
+            lint = subprocess.run(command, capture_output=True, text=True)
             self.assertEqual((lint.returncode, lint.stdout), (0, ""))
         text = re.sub(r".\x08", "", done.stdout)
-        for title in ("NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "EXAMPLES", "ENVIRONMENT", "FILES"):
+        for title in TITLES:
             self.assertRegex(text, f"(?m)^{title}$")
-        self.assertRegex(text, "(?m)^EXIT STATUS$")
         for words in self.commands():
             help_text = run(BINARY, *words, "--help")
-            options = set(re.findall(r"^  (?:-\w,)?(--[\w-]+)", help_text, re.MULTILINE)) - {"--help"}
+            options = set(re.findall(r"^  (?:-\w,)?(--[\w-]+)", help_text, re.MULTILINE))
+            options.discard("--help")
             name = "offramp " + " ".join(words)
-            section = re.search(rf"^   {name}$(.*?)(?=^   offramp |^[A-Z])", text, re.DOTALL | re.MULTILINE)
+            section = re.search(rf"(?ms)^   {name}$(.*?)(?=^   offramp |^[A-Z])", text)
             self.assertIsNotNone(section, name)
             self.assertRegex(text, rf"(?m)^       {name} \[OPTIONS\]")
             for option in options:
@@ -201,15 +212,18 @@ class Packages(unittest.TestCase):
         self.assertEqual(self.complete("ke"), ["keygen"])
         self.assertEqual(self.complete("node", "--tie"), ["--tier"])
         self.assertEqual(self.complete("node", "--tier", ""), ["edge", "cloud"])
-        self.assertEqual(self.complete("node", "--tier", "cloud", "--metrics-"), ["--metrics-port-file"])
+        port_file = self.complete("node", "--tier", "cloud", "--metrics-")
+        self.assertEqual(port_file, ["--metrics-port-file"])
         self.assertEqual(self.complete("config", "check", "--com"), ["--command"])
         self.assertEqual(self.complete("classify", "cat"), [])
 
     @unittest.skipUnless(shutil.which("lintian"), "no lintian")
     def test_lintian(self):
-        done = subprocess.run(["lintian", "--allow-root", *self.debs.values()], capture_output=True, text=True)
+        command = ["lintian", "--allow-root", *self.debs.values()]
+        done = subprocess.run(command, capture_output=True, text=True)
         tags = set(re.findall(r"^[EW]: [^:]+: (\S+)", done.stdout, re.MULTILINE))
-        self.assertEqual((done.returncode, tags - EXPECTED_OF_LINTIAN), (0, set()), done.stdout + done.stderr)
+        unexpected = tags - EXPECTED_OF_LINTIAN
+        self.assertEqual((done.returncode, unexpected), (0, set()), done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""What a node tells systemd, as sd_notify(3) has it: ready once it listens and not before, reloading
-for SIGHUP, stopping when it is stopped. A manager that does not listen changes nothing."""
+"""What a node tells systemd, as sd_notify(3) has it: ready once it listens and not before,
+reloading for SIGHUP, stopping when it is stopped. A manager that does not listen changes
+nothing."""
 
 import os
 import pathlib

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes Debian's packages, installs them in a bare Debian 12 of its own, uses them there, and purges them.
+# Makes Debian's packages, installs them in a bare Debian 12 of its own, uses and purges them there.
 #
 #   tools/package_tests.sh
 #
-# About five minutes, most of them downloads from Debian's mirror (OFFRAMP_DEBIAN=URL names another).
+# About three minutes after the build, most of them downloads (OFFRAMP_DEBIAN=URL names the mirror).
 # Needs root; exits with 77 and says so where it lacks that.
 
 set -euo pipefail

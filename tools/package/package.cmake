@@ -40,7 +40,8 @@ offramp_deb_install(development EXPORT offramp_deb NAMESPACE offramp:: FILE offr
   DESTINATION ${libdir}/cmake/offramp)
 offramp_deb_install(development FILES ${CMAKE_BINARY_DIR}/offramp-config-version.cmake
   DESTINATION ${libdir}/cmake/offramp)
-offramp_deb_install(development FILES ${PROJECT_SOURCE_DIR}/net/client.h ${PROJECT_SOURCE_DIR}/net/client_c.h
+offramp_deb_install(development FILES
+  ${PROJECT_SOURCE_DIR}/net/client.h ${PROJECT_SOURCE_DIR}/net/client_c.h
   DESTINATION include/offramp)
 block()
   set(CMAKE_INSTALL_PREFIX /usr)
