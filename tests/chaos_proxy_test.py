@@ -100,6 +100,17 @@ class ChaosProxy(unittest.TestCase):
         self.assertEqual(self.echoed(other, b"y"), b"y")
         self.assertRegex(self.proxy.tell("statistics"), r'"accepted": 2, .*"bytes_up": 3000002')
 
+    def test_begins_with_what_set_says(self):
+        self.start("--to", self.echo.address, "--set", "delay 100 up; delay 50 down")
+        one = self.client()
+        begin = time.monotonic()
+        self.assertEqual(self.echoed(one, b"x"), b"x")
+        self.assertGreater(time.monotonic() - begin, 0.149)
+        done = subprocess.run([PROXY, "--listen", "127.0.0.1:0", "--to", self.echo.address,
+                               "--set", "delay 1; dela 2"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 64)
+        self.assertIn("dela 2", done.stderr)
+
     def test_delay(self):
         one = self.client()
         self.echoed(one, b"x")
