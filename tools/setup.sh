@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what offramp needs from Debian 12's packages; does nothing where all of it is there.
 #
-#   tools/setup.sh [--tests] [--checks] [--faults] [--containers] [--arm64]
+#   tools/setup.sh [--tests] [--checks] [--faults] [--packages] [--containers] [--arm64]
 #
 #   (nothing)   compiler, CMake and libraries: enough for the build and the demo
 #   --tests     also Python with PyTorch, for the tests, the training and the export
 #   --checks    also clang's format, tidy and fuzzer, for check.sh and fuzz.sh
 #   --faults    also what fault_tests.sh needs to cut networks and to skew clocks
+#   --packages  also what makes, checks and installs Debian's packages
 #   --containers  also a Docker Engine with Compose, and Podman, for docker_tests.sh and k8s_tests.sh
 #   --arm64     also a cross compiler, an emulator that runs what it makes, and the libraries for
 #               arm64 in build/arm64-root: all that the preset arm64 needs
@@ -29,13 +30,12 @@ for argument in "$@"; do
                  python3-torch python3-torchvision python3-xxhash python3-zmq) ;;
     --checks) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
     --faults) packages+=(faketime iproute2 iptables) ;;
+    --packages) packages+=(debootstrap dpkg-dev file iproute2 lintian man-db mandoc systemd) ;;
     --containers) packages+=(aardvark-dns catatonit debootstrap docker-compose docker.io iproute2
                   iptables netavark podman runc) ;;
     --arm64) packages+=(g++-aarch64-linux-gnu mmdebstrap qemu-user-static); arm64=yes ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *)
-      echo "setup.sh: wanted --tests, --checks, --faults, --containers or --arm64, found '$argument'" >&2
-      exit 64 ;;
+    *) echo "setup.sh: wanted an option that --help lists, found '$argument'" >&2; exit 64 ;;
   esac
 done
 
