@@ -25,6 +25,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,100 +33,57 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "release"
-BINARY = BUILD / "offramp"
+sys.path.insert(0, str(ROOT / "tests"))
+from scene import BINARY, BUILD, MODEL, Child, Failed, Node, make_keys  # noqa: E402
+
 PARTS = ("hop", "codec", "idle", "busy", "many")
 DEVICES = 1000
 KEYS = 16  # a node knows 64 connections of one key
 CODEC = ("--codec", "u8")  # of every link
-MODEL = ROOT / "weights" / "resnet20b.safetensors"
 CLOUD_STAGE = 2
 BATCH_SIZES = (1, 8, 32)
-START_SECONDS = 60
-
-
-class Failure(Exception):
-    """A program that did not end as it should: its exit code, and one line."""
-
-    def __init__(self, code, line):
-        super().__init__(line)
-        self.code = code
 
 
 def output_of(command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
         line = done.stderr.strip() or "no word"
-        raise Failure(done.returncode, f"{pathlib.Path(command[0]).name}: {line}")
+        raise Failed(f"{pathlib.Path(command[0]).name}: {line}", done.returncode)
     return done.stdout
 
 
-def make_keys(folder):
-    """Folders of keys for a cloud, an edge and as many devices as there are keys."""
-    for owner, names in (("cloud", ["self"]), ("edge", ["self"]),
-                         ("devices", [f"{i:02}" for i in range(KEYS)])):
-        (folder / owner).mkdir(mode=0o700)
-        for name in names:
-            output_of([BINARY, "keygen", folder / owner / f"{name}.key"])
-    for client, server, role in (("devices", "edge", "device"), ("edge", "cloud", "edge")):
-        public = (folder / server / "self.key.pub").read_text()
-        (folder / client / "next.pub").write_text(public)
-        lines = [f"{role} {path.read_text().strip()} {path.name.split('.')[0]}\n"
-                 for path in sorted((folder / client).glob("*.key.pub"))]
-        (folder / server / "allow").write_text("".join(lines))
+def make_device_keys(keys):
+    """A folder of as many keys as devices are to share, which the edge lets in beside its own."""
+    folder = keys / "devices"
+    folder.mkdir(mode=0o700)
+    shutil.copy(keys / "device" / "next.pub", folder)
+    with open(keys / "edge" / "allow", "a", encoding="ascii") as allow:
+        for number in range(KEYS):
+            public = output_of([BINARY, "keygen", folder / f"{number:02}.key"]).strip()
+            allow.write(f"device {public} {number:02}\n")
 
 
-class Node:
-    """A tier as a process."""
-
-    def __init__(self, folder, tier, more=()):
-        port_file = folder / f"{tier}.addr"
-        port_file.unlink(missing_ok=True)
-        command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet",
-                   "--port-file", port_file, "--keys", folder / tier, "--model", MODEL, *more]
-        self.process = subprocess.Popen([str(part) for part in command])
-        end = time.monotonic() + START_SECONDS
-        while not port_file.exists():
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.process.kill()
-                raise Failure(self.process.wait(), f"{tier}: wanted a node, found that it did not start")
-            time.sleep(0.01)
-        self.address = port_file.read_text().strip()
-
-    def cpu_seconds(self):
-        """User and system time of all its threads so far."""
-        text = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text()
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.process.terminate()
-        code = self.process.wait(30)
-        if kind is None and code != 0:
-            raise Failure(code, f"wanted a node that ends with 0, found {code}")
+def node(folder, tier, following=None, more=()):
+    return Node(folder, tier, following, ("--quiet", *more))
 
 
 @contextlib.contextmanager
 def tiers(folder):
     """An edge and the cloud behind it. A queue as long as there may be requests of all devices."""
-    with Node(folder, "cloud") as cloud:
-        more = ["--next", cloud.address, "--queue", str(DEVICES), *CODEC]
-        with Node(folder, "edge", more) as edge:
+    with node(folder, "cloud") as cloud:
+        with node(folder, "edge", cloud, ["--queue", DEVICES, *CODEC]) as edge:
             yield edge, cloud
 
 
-def load_command(arguments, folder, node, client, more):
+def load_command(arguments, folder, peer, client, more):
     data = ["--data", arguments.data] if arguments.data else []
-    return [BINARY, "load", "--next", node.address, "--keys", folder / client, "--json", "--model", MODEL, *CODEC,
-            *data, *more]
+    return [BINARY, "load", "--next", peer.address, "--keys", folder / "keys" / client, "--json",
+            "--model", MODEL, *CODEC, *data, *more]
 
 
-def load(arguments, folder, node, client, *more):
-    """The rows of `offramp load`; Failure when an answer was lost, doubled or wrong."""
-    return json.loads(output_of(load_command(arguments, folder, node, client, more)))["rows"]
+def load(arguments, folder, peer, client, *more):
+    """The rows of `offramp load`; Failed when an answer was lost, doubled or wrong."""
+    return json.loads(output_of(load_command(arguments, folder, peer, client, more)))["rows"]
 
 
 # ---- the parts ----
@@ -151,21 +109,21 @@ def measure_codec(arguments, folder):
 def measure_idle(arguments, folder):
     seconds = 5 if arguments.quick else 30
     with tiers(folder) as (edge, cloud):
-        # A device that is connected and has nothing to send in this time.
+        # A device that is connected, sends once at the start and then nothing in this time.
         command = load_command(arguments, folder, edge, "devices",
-                               ("--rate", "0.001", "--duration", f"{seconds + 10}s"))
-        with open(folder / "idle.json", "w", encoding="ascii") as out:
-            device = subprocess.Popen([str(part) for part in command], stdout=out)
+                               ("--rate", "0.01", "--arrivals", "uniform", "--duration",
+                                f"{seconds + 10}s"))
+        device = Child("device", command, folder)
         try:
             time.sleep(3)
-            if device.poll() is not None:
-                raise Failure(device.returncode, "wanted a device that stays, found that it ended")
-            before = [node.cpu_seconds() for node in (edge, cloud)]
+            if not device.alive():
+                raise Failed(f"wanted a device that stays, found: {device.said()}",
+                             device.process.returncode)
+            before = [tier.cpu_seconds() for tier in (edge, cloud)]
             time.sleep(seconds)
-            after = [node.cpu_seconds() for node in (edge, cloud)]
+            after = [tier.cpu_seconds() for tier in (edge, cloud)]
         finally:
-            device.terminate()
-            device.wait()
+            device.end()
     shares = [100 * (b - a) / seconds for a, b in zip(before, after)]
     return {"seconds": seconds, "edge_percent": round(shares[0], 3), "cloud_percent": round(shares[1], 3)}
 
@@ -180,17 +138,17 @@ def measure_busy(arguments, folder):
     rounds, seconds = (3, 1) if arguments.quick else (9, 2)
     rows = []
     for batch in BATCH_SIZES:
-        engine, node = [], []
-        with Node(folder, "cloud", ["--batch", str(batch)]) as cloud:
+        engine, nodes = [], []
+        with node(folder, "cloud", more=["--batch", batch]) as cloud:
             for _ in range(rounds):
                 engine.append(engine_rate(batch, seconds))
-                found, = load(arguments, folder, cloud, "edge", "--cut", "2", "--codec", "u8",
+                found, = load(arguments, folder, cloud, "edge", "--cut", "2",
                               "--concurrency", str(4 * batch), "--connections", "4", "--window",
                               str(batch), "--duration", f"{seconds}s", "--deadline", "5s")
-                node.append(found["goodput"])
-        shares = [n / e for n, e in zip(node, engine)]
+                nodes.append(found["goodput"])
+        shares = [n / e for n, e in zip(nodes, engine)]
         rows.append({"batch": batch, "engine_per_second": round(statistics.median(engine), 1),
-                     "node_per_second": round(statistics.median(node), 1),
+                     "node_per_second": round(statistics.median(nodes), 1),
                      "share": round(statistics.median(shares), 3),
                      "shares": [round(share, 3) for share in shares]})
     return rows
@@ -296,7 +254,7 @@ def main():
     report.setdefault("context", {})
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        make_keys(folder)
+        make_device_keys(make_keys(folder))
         try:
             for part in PARTS:
                 if part not in arguments.only:
@@ -307,9 +265,9 @@ def main():
                 report["context"][part] = before
                 arguments.out.parent.mkdir(parents=True, exist_ok=True)
                 arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-        except Failure as failure:
-            print(f"network: {failure}", file=sys.stderr)
-            return failure.code if failure.code > 0 else 1
+        except Failed as failed:
+            print(f"network: {failed}", file=sys.stderr)
+            return failed.code
         except FileNotFoundError as missing:
             print(f"network: wanted what cmake --build --preset release makes, found no "
                   f"{missing.filename}", file=sys.stderr)

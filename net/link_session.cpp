@@ -12,7 +12,7 @@ using std::chrono::milliseconds;
 // The carrier may need a moment between reporting a connection and taking the first message.
 constexpr milliseconds kRetryHello{2};
 constexpr milliseconds kHelloInterval{1000};
-constexpr int kMostPatience = 4;
+constexpr int kMostSilences = 2;
 
 std::string describe(const WireModelId& model, int cut, const Shape& shape) {
   return "model " + short_id(model) + " from stage " + std::to_string(cut) + " with " +
@@ -44,7 +44,7 @@ void LinkSession::connected(Clock::time_point now) {
 void LinkSession::disconnected(const std::string& why, bool silent,
                                std::vector<LinkEvent>& events) {
   connected_ = false;
-  if (silent && announced_) patience_ = std::min(2 * patience_, kMostPatience);
+  if (silent && announced_) silences_ = std::min(silences_ + 1, kMostSilences);
   window_ = 0;
   pictures_ = false;
   left_ = false;
@@ -57,6 +57,11 @@ void LinkSession::received(Message message, Clock::time_point now, std::vector<L
   unanswered_ = 0;
   if (auto* verdict = std::get_if<Verdict>(&message)) {
     away_.erase(verdict->request);
+    if (!verdict->hops.empty()) {
+      const Hop& hop = verdict->hops.front();
+      const microseconds took{hop.queue_us + hop.compute_us};
+      pace_ = std::max({took, 7 * pace_ / 8, microseconds{1}});
+    }
     events.push_back(std::move(*verdict));
   } else if (auto* fault = std::get_if<Fault>(&message)) {
     receive(std::move(*fault), now, events);
@@ -125,7 +130,7 @@ void LinkSession::receive(Fault fault, Clock::time_point now, std::vector<LinkEv
 }
 
 void LinkSession::receive(const Pong& pong, Clock::time_point now) {
-  patience_ = 1;
+  silences_ = 0;
   if (pong.sequence != ping_sequence_) return;
   const auto away = std::chrono::duration_cast<microseconds>(now - ping_sent_);
   const microseconds sample = std::max(microseconds{1}, away - microseconds{pong.held_us});
@@ -159,6 +164,11 @@ void LinkSession::refuse(Fault fault, std::string why, std::vector<LinkEvent>& e
   events.push_back(LinkRefused{std::move(fault), std::move(why)});
 }
 
+int LinkSession::patience() const {
+  const int known = pace_.count() > 0 ? times_.unanswered : 2 * times_.unanswered;
+  return (known + static_cast<int>(pace_ / times_.ping_active)) << silences_;
+}
+
 bool LinkSession::tick(Clock::time_point now) {
   leave_when_done(now);
   if (left_) return now < due_;
@@ -166,7 +176,7 @@ bool LinkSession::tick(Clock::time_point now) {
   // A submit after a quiet time brings the next ping forward.
   if (up) due_ = std::min(due_, ping_sent_ + ping_interval(now));
   if (now < due_ || (!up && !greeting())) return true;
-  if (unanswered_ >= times_.unanswered * (greeting() ? 1 : patience_)) return false;
+  if (unanswered_ >= (greeting() ? times_.unanswered : patience())) return false;
   if (greeting()) {
     const bool sent = send_(Hello{.session = session_,
                                   .model = identity_.model,

@@ -13,13 +13,12 @@
 namespace offramp {
 
 struct LinkTimes {
-  std::chrono::milliseconds ping_active{500};   ///< between pings while there is work
+  std::chrono::milliseconds ping_active{500};  ///< between pings while there is work
   std::chrono::milliseconds ping_idle{15000};
   /// After a request, though it may have been answered: what was measured is to stay fresh while
   /// there is work.
   std::chrono::milliseconds still_active{5000};
-  /// Pings or HELLOs after which the link is dead. Of pings twice as many where the last link ended
-  /// so before it had an answer, then four times: the node may be one whose work takes long.
+  /// Pings or HELLOs after which the link is dead; of pings maybe more, see patience().
   int unanswered = 3;
 };
 
@@ -62,6 +61,11 @@ class LinkSession {
   void refuse(Fault fault, std::string why, std::vector<LinkEvent>& events);
   void leave_when_done(Clock::time_point now);
   bool greeting() const { return connected_ && state_ == LinkState::kConnecting; }
+  /// Pings that may be without an answer, which comes from the node's workers: who computes for
+  /// long is as silent as who is stuck. Twice as many as times_ says until it is known how long
+  /// requests take, then as many more as fit into that; and twice as many again for each of
+  /// silences_.
+  int patience() const;
   /// Shorter while answers are missing.
   Clock::duration ping_interval(Clock::time_point now) const {
     const bool active = !away_.empty() || now - last_submit_ < times_.still_active;
@@ -79,7 +83,8 @@ class LinkSession {
   bool left_ = false;       ///< said BYE; the peer is to close the connection
   int window_ = 0;
   int unanswered_ = 0;
-  int patience_ = 1;  ///< 1, 2 or 4, by which times_.unanswered grows
+  int silences_ = 0;  ///< links in a row that ended in silence before they had a PONG
+  std::chrono::microseconds pace_{0};  ///< what requests take there; 0 before the first answer
   std::uint64_t ping_sequence_ = 0;
   Clock::time_point ping_sent_{};
   std::set<RequestId> away_;  ///< requests of this connection without an answer

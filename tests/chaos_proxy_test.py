@@ -11,10 +11,8 @@ import threading
 import time
 import unittest
 
-SOURCE = pathlib.Path(__file__).resolve().parent.parent
-PROXY = os.environ.get(
-    "OFFRAMP_CHAOS_PROXY", str(SOURCE / "build" / "release" / "tests" / "chaos_proxy")
-)
+from scene import CHAOS_PROXY, Proxy, require
+
 PATIENCE = 20
 
 
@@ -55,38 +53,18 @@ class ChaosProxy(unittest.TestCase):
         self.addCleanup(self.folder.cleanup)
         self.echo = Echo()
         self.addCleanup(self.echo.close)
-        self.proxy = self.start("--to", self.echo.address)
+        self.proxy = self.start()
 
-    def start(self, *options):
-        path = pathlib.Path(self.folder.name) / "addr"
-        path.unlink(missing_ok=True)
-        command = [PROXY, "--listen", "127.0.0.1:0", "--port-file", path, *options]
-        proxy = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.addCleanup(self.end, proxy)
-        end = time.monotonic() + PATIENCE
-        while not path.exists():
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.01)
-        self.address = path.read_text().strip()
+    def start(self, seed=1, more=()):
+        proxy = Proxy(pathlib.Path(self.folder.name), self.echo.address, seed=seed, more=more)
+        self.addCleanup(proxy.end)
         return proxy
 
-    @staticmethod
-    def end(proxy):
-        proxy.kill()
-        proxy.wait()
-        proxy.stdin.close()
-        proxy.stdout.close()
-
-    def tell(self, line):
-        self.proxy.stdin.write(line + "\n")
-        self.proxy.stdin.flush()
-        return self.proxy.stdout.readline().strip()
-
     def do(self, line):
-        self.assertEqual(self.tell(line), "ok")
+        self.assertEqual(self.proxy.tell(line), "ok")
 
     def client(self):
-        host, port = self.address.split(":")
+        host, port = self.proxy.address.split(":")
         one = socket.create_connection((host, int(port)))
         one.settimeout(PATIENCE)
         self.addCleanup(one.close)
@@ -105,7 +83,8 @@ class ChaosProxy(unittest.TestCase):
     def silent(self, one, seconds=0.3):
         one.settimeout(seconds)
         try:
-            return not one.recv(1) and False
+            one.recv(1)
+            return False
         except TimeoutError:
             return True
         finally:
@@ -119,7 +98,18 @@ class ChaosProxy(unittest.TestCase):
         one.shutdown(socket.SHUT_WR)
         self.assertEqual(one.recv(1), b"")  # half a connection ends, and then the other half
         self.assertEqual(self.echoed(other, b"y"), b"y")
-        self.assertRegex(self.tell("statistics"), r'"accepted": 2, .*"bytes_up": 3000002')
+        self.assertRegex(self.proxy.tell("statistics"), r'"accepted": 2, .*"bytes_up": 3000002')
+
+    def test_begins_with_what_set_says(self):
+        self.proxy = self.start(more=["--set", "delay 100 up; delay 50 down"])
+        one = self.client()
+        begin = time.monotonic()
+        self.assertEqual(self.echoed(one, b"x"), b"x")
+        self.assertGreater(time.monotonic() - begin, 0.149)
+        done = subprocess.run([CHAOS_PROXY, "--listen", "127.0.0.1:0", "--to", self.echo.address,
+                               "--set", "delay 1; dela 2"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 64)
+        self.assertIn("dela 2", done.stderr)
 
     def test_delay(self):
         one = self.client()
@@ -177,8 +167,8 @@ class ChaosProxy(unittest.TestCase):
     def test_corrupt_changes_about_as_many_bytes_as_told_and_the_same_for_a_seed(self):
         data = bytes(400_000)
         changed = []
-        for seed in ("7", "7", "8"):
-            self.proxy = self.start("--to", self.echo.address, "--seed", seed)
+        for seed in (7, 7, 8):
+            self.proxy = self.start(seed)
             self.do("corrupt 0.001 up")
             back = self.echoed(self.client(), data)
             self.assertEqual(len(back), len(data))
@@ -217,8 +207,8 @@ class ChaosProxy(unittest.TestCase):
         with self.assertRaises(ConnectionResetError):
             one = self.client()
             one.sendall(b"x")
-            if one.recv(1) == b"":
-                raise ConnectionResetError
+            one.recv(1)
+        self.assertEqual(self.proxy.statistics()["unreachable"], 1)
         self.echo = Echo(port)
         self.assertEqual(self.echoed(self.client(), b"y"), b"y")
 
@@ -228,27 +218,23 @@ class ChaosProxy(unittest.TestCase):
         self.do("hold on")
         self.echo.connections[0].close()
         one.close()
-        before = self.cpu()
+        before = self.proxy.cpu_seconds()
         time.sleep(0.5)
-        self.assertLess(self.cpu() - before, 0.25)
-
-    def cpu(self):
-        fields = pathlib.Path(f"/proc/{self.proxy.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        self.assertLess(self.proxy.cpu_seconds() - before, 0.25)
 
     def test_wrong_commands_are_told_and_change_nothing(self):
         for line in ("", "delay", "delay x", "delay -1", "corrupt 2", "rate 1 2", "hold maybe",
                      "hold on sideways", "heal now", "nonsense"):
-            answer = self.tell(line)
+            answer = self.proxy.tell(line)
             self.assertTrue(answer.startswith("error: wanted ") and "found '" in answer, answer)
         self.assertEqual(self.echoed(self.client(), b"x"), b"x")
 
     def test_quit_and_the_end_of_stdin_end_it(self):
-        self.assertEqual(self.tell("quit"), "ok")
-        self.assertEqual(self.proxy.wait(PATIENCE), 0)
-        other = self.start("--to", self.echo.address)
-        other.stdin.close()
-        self.assertEqual(other.wait(PATIENCE), 0)
+        self.assertEqual(self.proxy.tell("quit"), "ok")
+        self.proxy.join(PATIENCE)
+        other = self.start()
+        other.process.stdin.close()
+        other.join(PATIENCE)
 
     def test_what_makes_no_sense_is_refused_in_one_line(self):
         for options, code in (
@@ -260,10 +246,11 @@ class ChaosProxy(unittest.TestCase):
             (["--listen", self.echo.address, "--to", "127.0.0.1:1"], 1),
             (["--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--port-file", "/absent/x"], 1),
         ):
-            done = subprocess.run([PROXY, *options], capture_output=True, text=True, input="")
+            done = subprocess.run([CHAOS_PROXY, *options], capture_output=True, text=True, input="")
             self.assertEqual(done.returncode, code, options)
             self.assertRegex(done.stderr, r"^chaos_proxy: .*wanted .*found.*\n$")
 
 
 if __name__ == "__main__":
+    require(CHAOS_PROXY)
     unittest.main()

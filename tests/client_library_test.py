@@ -12,9 +12,8 @@ import sys
 import tempfile
 import unittest
 
-from network_equality_test import BINARY, MODEL, SOURCE, Node, make_keys
+from scene import BINARY, BUILD, MODEL, SOURCE, QuietNode, make_keys, require
 
-BUILD = pathlib.Path(os.environ.get("OFFRAMP_BUILD", pathlib.Path(BINARY).parent))
 EXAMPLES = SOURCE / "tools" / "examples"
 PICTURES = sorted((SOURCE / "tools" / "samples").glob("*.png"))[:6]
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1"]
@@ -38,8 +37,7 @@ class Library(unittest.TestCase):
         run("cmake", "--install", BUILD, "--component", "client", "--prefix", cls.prefix)
         cls.library = next(cls.prefix.rglob("libofframp_client.so"))
         cls.c, cls.cpp = cls.by_pkg_config(), cls.by_cmake()
-        (cls.folder / "keys").mkdir()
-        make_keys(BINARY, cls.folder / "keys")
+        make_keys(cls.folder)
 
     @classmethod
     def by_pkg_config(cls):
@@ -83,8 +81,8 @@ class Library(unittest.TestCase):
 
     def test_answers_are_those_of_run(self):
         # With the model's thresholds all three tiers answer some.
-        with Node(self.folder, "cloud", "0.24") as cloud:
-            with Node(self.folder, "edge", "0.24", cloud) as edge:
+        with QuietNode(self.folder, "cloud", "0.24") as cloud:
+            with QuietNode(self.folder, "edge", "0.24", cloud) as edge:
                 decisions = self.folder / "decisions.csv"
                 command = [BINARY, "run", *PICTURES, "--model", MODEL, "--next", edge.address]
                 command += ["--keys", self.folder / "keys" / "device", "--decisions", decisions]
@@ -112,8 +110,7 @@ class Library(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not os.access(BINARY, os.X_OK):
-        sys.exit(f"client_library_test: wanted the program, found none at {BINARY}")
+    require(BINARY)
     for tool in ("cc", "c++", "cmake", "pkg-config"):
         if shutil.which(tool) is None:
             print(f"client_library_test: skipped: no {tool}")

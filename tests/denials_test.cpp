@@ -5,7 +5,7 @@
 
 #include <chrono>
 
-#include "tests/test_keys.h"
+#include "tests/test_nodes.h"
 
 namespace offramp::test {
 

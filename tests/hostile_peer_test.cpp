@@ -1,7 +1,6 @@
 // Peers that do not keep to net/WIRE.md, in both directions, and an honest one that must not
 // notice.
 #include <doctest/doctest.h>
-#include <zmq.h>
 
 #include <algorithm>
 #include <atomic>
@@ -13,7 +12,6 @@
 #include "net/device.h"
 #include "net/node.h"
 #include "net/tensor_codec.h"
-#include "net/zmq_channel.h"
 #include "tests/test_nodes.h"
 
 namespace offramp::test {
@@ -22,20 +20,8 @@ namespace {
 using std::chrono::milliseconds;
 using Thresholds = SmallCascade::Thresholds;
 
-// Where every answer is to come, however busy the machine.
-const DeviceOptions kPatient{.deadline = milliseconds(20000), .connect_grace = milliseconds(5000)};
-
-NodeOptions whole_rest() { return {.listen = "tcp://127.0.0.1:*", .stage_count = 2}; }
-
 std::uint64_t dropped(const Node& node, Malformed reason) {
   return node.counters().malformed[static_cast<std::size_t>(reason)];
-}
-
-bool eventually_accepted(const Node& node, std::uint64_t requests) {
-  const Clock::time_point until = Clock::now() + std::chrono::seconds(20);
-  while (node.counters().requests != requests && Clock::now() < until)
-    std::this_thread::sleep_for(milliseconds(1));
-  return node.counters().requests == requests;
 }
 
 FaultCode fault_for(RawClient& client, Message message) {
@@ -49,14 +35,13 @@ FaultCode fault_for(RawClient& client, Message message) {
 
 TEST_CASE("hostile peer: garbage is dropped and counted, an honest device does not notice") {
   const SmallCascade cascade(Thresholds::kMixed, 50);
-  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
-  std::atomic<bool> stop{false};
-  std::thread vandal([&] {
+  Node node(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
+  std::jthread vandal = beside([&](const std::stop_token& stop) {
     std::mt19937 random(3);
     std::vector<std::unique_ptr<RawClient>> clients;
     for (int i = 0; i < 4; ++i) clients.push_back(std::make_unique<RawClient>(node.endpoint()));
     const Bytes huge(1 << 20, 7);
-    while (!stop) {
+    while (!stop.stop_requested()) {
       RawClient& client = *clients[random() % clients.size()];
       Frames frames = encode(handoff_of(cascade, random()));
       for (int i = 0; i < 4; ++i)
@@ -75,21 +60,19 @@ TEST_CASE("hostile peer: garbage is dropped and counted, an honest device does n
       std::this_thread::sleep_for(milliseconds(1));
     }
   });
-  Device device(cascade.stages(), cascade.id(), kPatient,
-                connect_zmq(node.endpoint(), link_identity(cascade.stages(), cascade.id(), 1)), {});
-  while (dropped(node, Malformed::kTruncated) == 0 || dropped(node, Malformed::kFrameCount) == 0)
-    std::this_thread::sleep_for(milliseconds(1));
+  Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, node.endpoint()), {});
+  REQUIRE(eventually([&] {
+    return dropped(node, Malformed::kTruncated) > 0 && dropped(node, Malformed::kFrameCount) > 0;
+  }));
   const auto outcomes = run_all(device, cascade, 3000);
-  stop = true;
+  vandal.request_stop();
   vandal.join();
-  CHECK(count_reason(outcomes, Reason::kNone) == outcomes.size());
-  for (std::size_t i = 0; i < outcomes.size(); ++i)
-    REQUIRE(outcomes[i].decision == cascade.expected()[i % cascade.size()]);
+  check_whole(outcomes, cascade);
 }
 
 TEST_CASE("hostile peer: each request that cannot be served is told why") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
+  Node node(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
   RawClient client(node.endpoint());
   SUBCASE("before HELLO") {
     CHECK(fault_for(client, handoff_of(cascade, 1)) == FaultCode::kNoSession);
@@ -118,8 +101,7 @@ TEST_CASE("hostile peer: each request that cannot be served is told why") {
     CHECK(dropped(node, Malformed::kVersion) == 1);
   }
   SUBCASE("after HELLO") {
-    client.send(hello_of(cascade));
-    REQUIRE(client.wait_for<Welcome>().has_value());
+    join(client, cascade);
     client.send(handoff_of(cascade, 1));
     REQUIRE(client.wait_for<Verdict>().has_value());
     Handoff handoff = handoff_of(cascade, 2);
@@ -157,18 +139,16 @@ TEST_CASE("hostile peer: each request that cannot be served is told why") {
   }
   SUBCASE("messages that only a node sends") {
     client.send(Drain{});
-    client.send(hello_of(cascade));
-    REQUIRE(client.wait_for<Welcome>().has_value());
+    join(client, cascade);
     CHECK(dropped(node, Malformed::kType) == 1);
   }
 }
 
 TEST_CASE("hostile peer: a packed tensor that is a bomb is told so, or dropped before it is read") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
+  Node node(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
   RawClient client(node.endpoint());
-  client.send(hello_of(cascade));
-  REQUIRE(client.wait_for<Welcome>().has_value());
+  join(client, cascade);
   Handoff bomb = handoff_of(cascade, 1);
   const std::uint32_t right = bomb.tensor.raw_bytes;
   bomb.tensor.codec = Codec::kLz4;
@@ -191,15 +171,14 @@ TEST_CASE("hostile peer: a packed tensor that is a bomb is told so, or dropped b
 TEST_CASE("hostile peer: a full queue and expired work are told, and the queue is bounded") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   HeldWork work;
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.queue_capacity = 3;
   options.before_compute = [&] { work.wait(); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   RawClient client(node.endpoint());
-  client.send(hello_of(cascade));
-  REQUIRE(client.wait_for<Welcome>().has_value());
+  join(client, cascade);
   client.send(handoff_of(cascade, 0));
-  while (!work.taken) std::this_thread::sleep_for(milliseconds(1));  // so the queue is empty again
+  REQUIRE(eventually([&] { return work.taken.load(); }));  // so the queue is empty again
   Handoff brief = handoff_of(cascade, 1);
   brief.budget_us = 1'500'000;
   client.send(brief);
@@ -226,15 +205,14 @@ TEST_CASE("hostile peer: a full queue and expired work are told, and the queue i
 TEST_CASE("hostile peer: when there is no room, a tensor is not even looked at") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   HeldWork work;
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.queue_capacity = 1;
   options.before_compute = [&] { work.wait(); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   RawClient client(node.endpoint());
-  client.send(hello_of(cascade));
-  REQUIRE(client.wait_for<Welcome>().has_value());
+  join(client, cascade);
   client.send(handoff_of(cascade, 0));
-  while (!work.taken) std::this_thread::sleep_for(milliseconds(1));
+  REQUIRE(eventually([&] { return work.taken.load(); }));
   CHECK(fault_for(client, handoff_of(cascade, 1, std::nanf(""))) == FaultCode::kBadTensor);
   client.send(handoff_of(cascade, 2));  // fills the queue
   CHECK(fault_for(client, handoff_of(cascade, 3, std::nanf(""))) == FaultCode::kOverloaded);
@@ -245,25 +223,19 @@ TEST_CASE("hostile peer: when there is no room, a tensor is not even looked at")
 
 TEST_CASE("hostile peer: who does not keep to its window leaves the others theirs") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  std::atomic<bool> hold{true};
-  NodeOptions options = whole_rest();
+  HeldWork work;
+  NodeOptions options = whole_edge();
   options.window = 2;
   options.workers = 2;  // one is there to say WELCOME
   std::atomic<int> running{0};
   options.before_compute = [&] {
-    if (++running == 1)
-      while (hold) std::this_thread::sleep_for(milliseconds(1));
+    if (++running == 1) work.wait();
   };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   RawClient greedy(node.endpoint()), modest(node.endpoint());
-  for (RawClient* client : {&greedy, &modest}) {
-    client->send(hello_of(cascade));
-    const std::optional<Welcome> welcome = client->wait_for<Welcome>();
-    REQUIRE(welcome.has_value());
-    CHECK(welcome->window == 2);
-  }
+  for (RawClient* client : {&greedy, &modest}) CHECK(join(*client, cascade) == 2);
   greedy.send(handoff_of(cascade, 0));
-  while (running == 0) std::this_thread::sleep_for(milliseconds(1));
+  REQUIRE(eventually([&] { return running > 0; }));
   // Each that is answered makes room for one more.
   for (std::uint64_t i = 1; i < 20; ++i) {
     greedy.send(handoff_of(cascade, i));
@@ -273,7 +245,7 @@ TEST_CASE("hostile peer: who does not keep to its window leaves the others their
   }
   running = 0;
   greedy.send(handoff_of(cascade, 20));
-  while (running == 0) std::this_thread::sleep_for(milliseconds(1));
+  REQUIRE(eventually([&] { return running > 0; }));
   const std::optional<Message> refused = [&] {
     greedy.send(handoff_of(cascade, 21));
     return greedy.receive();
@@ -286,74 +258,45 @@ TEST_CASE("hostile peer: who does not keep to its window leaves the others their
   }
   CHECK(node.counters().requests == 21);
   modest.send(handoff_of(cascade, 1));
-  CHECK(eventually_accepted(node, 22));
-  hold = false;
+  CHECK(eventually([&] { return node.counters().requests == 22; }));
+  work.hold = false;
   for (int i = 0; i < 2; ++i) CHECK(greedy.wait_for<Verdict>().has_value());
   CHECK(modest.wait_for<Verdict>().has_value());
 }
 
 TEST_CASE("hostile peer: a node that repeats, invents and garbles answers") {
   const SmallCascade cascade(Thresholds::kNone, 30);
-  ZmqContext context;
-  ZmqSocket router(context, ZMQ_ROUTER);
-  router.set(ZMQ_LINGER, 0);
-  REQUIRE(zmq_bind(router.get(), "tcp://127.0.0.1:*") == 0);
-  char endpoint[64];
-  std::size_t size = sizeof endpoint;
-  REQUIRE(zmq_getsockopt(router.get(), ZMQ_LAST_ENDPOINT, endpoint, &size) == 0);
-  std::atomic<bool> stop{false};
-  std::thread fake([&] {
-    const DecodeLimits limits{.max_payload_bytes = 1 << 20, .max_classes = 7, .max_exits = 3};
-    std::vector<Bytes> parts;
-    std::size_t count = 0;
-    while (!stop) {
-      wait_readable({{.socket = router.get()}}, Clock::now() + milliseconds(20));
-      while (router.receive(parts, 3, count)) {
-        const auto reply = [&](Message message) {
-          const Frames frames = encode(std::move(message));
-          router.send({parts[0], frames.header, frames.payload});
-        };
-        auto decoded = decode(parts[1], parts[2], limits);
-        const Message& message = std::get<Message>(decoded);
+  const FakeNode fake(
+      [](const Message& message, const Bytes& header, const FakeNode::Caller& caller) {
         if (const auto* hello = std::get_if<Hello>(&message)) {
-          reply(Welcome{.session = hello->session ^ 1,
-                        .model = {},
-                        .cut = 0,
-                        .shape = hello->shape,
-                        .tier = Tier::kCloud,
-                        .window = 9});
-          reply(Welcome{.session = hello->session,
-                        .model = hello->model,
-                        .cut = hello->cut,
-                        .shape = hello->shape,
-                        .tier = Tier::kEdge,
-                        .window = 4});
+          caller.reply(Welcome{.session = hello->session ^ 1,
+                               .model = {},
+                               .cut = 0,
+                               .shape = hello->shape,
+                               .tier = Tier::kCloud,
+                               .window = 9});
+          caller.reply(welcome_to(*hello, 4));
         } else if (const auto* handoff = std::get_if<Handoff>(&message)) {
           Verdict verdict{.request = make_request_id(99, 99),
                           .decision = {.label = 6, .probability = 1, .entropy = 0, .exit = 2},
                           .tier = Tier::kCloud,
                           .degraded = Reason::kNone};
-          reply(verdict);
+          caller.reply(verdict);
           Verdict out_of_range = verdict;
           out_of_range.request = handoff->request;
           out_of_range.decision.label = 7;
-          reply(out_of_range);
-          router.send({parts[0], parts[1], {}});
-          router.send({parts[0], parts[1]});
+          caller.reply(out_of_range);
+          caller.router.send({caller.id, header, {}});
+          caller.router.send({caller.id, header});
           verdict.request = handoff->request;
-          reply(verdict);
+          caller.reply(verdict);
           verdict.decision.label = 5;
-          reply(verdict);
-          reply(Fault{.request = handoff->request, .code = FaultCode::kOverloaded});
+          caller.reply(verdict);
+          caller.reply(Fault{.request = handoff->request, .code = FaultCode::kOverloaded});
         }
-      }
-    }
-  });
-  Device device(cascade.stages(), cascade.id(), kPatient,
-                connect_zmq(endpoint, link_identity(cascade.stages(), cascade.id(), 1)), {});
+      });
+  Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, fake.endpoint()), {});
   const auto outcomes = run_all(device, cascade);
-  stop = true;
-  fake.join();
   for (const Outcome& outcome : outcomes) {
     CHECK(outcome.decision.label == 6);
     CHECK(outcome.degraded == Reason::kNone);

@@ -3,9 +3,16 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <initializer_list>
+#include <iterator>
 #include <limits>
 #include <random>
+#include <set>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "engine/tensor.h"
@@ -190,6 +197,30 @@ TEST_CASE("the scalar table is always there and the best is the last") {
   CHECK(&best_kernels() == available_kernels().back());
   CHECK(find_kernels("scalar") == available_kernels().front());
   CHECK(find_kernels("avx9") == nullptr);
+}
+
+// Linux's own account of the processor: x86 lists what it knows as "flags".
+TEST_CASE("the best is what this machine has") {
+#if defined(__x86_64__)
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::set<std::string> flags;
+  for (std::string line; flags.empty() && std::getline(cpuinfo, line);) {
+    if (!line.starts_with("flags")) continue;
+    std::istringstream words(line);
+    flags.insert(std::istream_iterator<std::string>(words), {});
+  }
+  const auto has = [&](std::initializer_list<const char*> names) {
+    return std::ranges::all_of(names, [&](const char* name) { return flags.contains(name); });
+  };
+  const char* const wanted = has({"avx512f", "avx512bw", "avx512dq", "avx512vl"}) ? "avx512"
+                             : has({"avx2", "fma"})                               ? "avx2"
+                                                                                  : "sse2";
+#elif defined(__aarch64__)
+  const char* const wanted = "neon";
+#else
+  const char* const wanted = "scalar";
+#endif
+  CHECK(std::string(best_kernels().name) == wanted);
 }
 
 TEST_CASE("conv2d equals the reference around every tile size") {

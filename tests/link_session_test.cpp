@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include <optional>
+#include <utility>
 #include <vector>
 
 using namespace offramp;
@@ -37,6 +37,15 @@ class Silence {
     return std::chrono::duration_cast<milliseconds>(now_ - begin);
   }
 
+  void answer_request(milliseconds took) {
+    const auto us = static_cast<std::uint32_t>(std::chrono::microseconds(took).count());
+    Verdict verdict;
+    verdict.request = make_request_id(1, 1);
+    verdict.hops = {Hop{.compute_us = us}};
+    receive(std::move(verdict));
+    link_.submitted(make_request_id(1, 1));
+  }
+
   void answer_ping() {
     CHECK(link_.tick(now_));
     const auto* ping = std::get_if<Ping>(&said_.back());
@@ -61,13 +70,26 @@ class Silence {
 TEST_CASE("link: three pings without an answer end it, within two seconds") {
   Silence link;
   link.greet();
+  link.answer_request(milliseconds(10));
   link.answer_ping();
   CHECK(link.borne() == milliseconds(2000));
+}
+
+TEST_CASE("link: a node that takes long, or nobody knows how long, may be silent for longer") {
+  Silence link;
+  link.greet();
+  link.answer_ping();
+  CHECK(link.borne() == milliseconds(3500));
+  link.greet();
+  link.answer_request(milliseconds(2000));
+  link.answer_ping();
+  CHECK(link.borne() == milliseconds(4000));
 }
 
 TEST_CASE("link: one that ended in silence before any PONG is given twice the time, and again") {
   Silence link;
   link.greet();
+  link.answer_request(milliseconds(10));
   CHECK(link.borne() == milliseconds(1500));
   link.greet();
   CHECK(link.borne() == milliseconds(3000));

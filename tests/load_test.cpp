@@ -287,14 +287,17 @@ TEST_CASE("a device sends no more than its window") {
   LoadGenerator generator(target.setup, target.samples);
   generator.connect(seconds(60));
   hold = true;
+  std::uint64_t held_up = 0;
   std::thread release([&] {
     static_cast<void>(test::eventually([&] { return target.node->counters().requests == 6; }));
     std::this_thread::sleep_for(milliseconds(200));
+    held_up = target.node->counters().requests;
     hold = false;
   });
   const LoadPhase phase{.rate = 100, .duration = milliseconds(500)};
   const LoadRow row(phase, generator.run(phase), target.setup.deadline);
   release.join();
+  CHECK(held_up == 6);
   CHECK(row.requests() == 50);
   CHECK(row.sent >= 6);
   CHECK(row.ok == row.sent);

@@ -15,61 +15,18 @@ import csv
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
-import time
 import unittest
 import unittest.mock
 
-from scene import draw_data_set, make_keys
+from scene import BINARY, MODEL, QuietNode, draw_data_set, make_keys, require
 
-SOURCE = pathlib.Path(__file__).resolve().parent.parent
-BINARY = os.environ.get("OFFRAMP_BINARY", str(SOURCE / "build" / "release" / "offramp"))
-MODEL = SOURCE / "weights" / "resnet20b.safetensors"
 THRESHOLDS = ("0", "0.1", "0.3", "0.6", "1")
 CODECS = (("--codec=f16",), ("--codec=u8",), ("--codec=u8c", "--lz4"))
 CODECS_THRESHOLD, CODECS_LIMIT = "0.1", "1000"
 BATCHES, BATCHES_LIMIT = ("8", "32"), "3000"
 EXITS = 3
 DRAWN = 500
-START_SECONDS = 60
-
-
-class Node:
-    """A tier beside the test, which ends with exit code 0 on SIGTERM."""
-
-    def __init__(self, folder, tier, threshold, following=None, codec=(), batch="1"):
-        port_file = folder / f"{tier}.addr"
-        port_file.unlink(missing_ok=True)
-        command = [BINARY, "node", "--tier", tier, "--listen", "127.0.0.1:0", "--quiet"]
-        command += ["--model", MODEL, "--thresholds", threshold, "--port-file", port_file]
-        command += ["--keys", folder / "keys" / tier, "--batch", batch]
-        if batch != "1":
-            command += ["--batch-delay", "2ms"]
-        if following:
-            command += ["--next", following.address, *codec]
-        self.tier = tier
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + START_SECONDS
-        while not port_file.exists():
-            if self.process.poll() is not None or time.monotonic() > end:
-                self.process.kill()
-                raise RuntimeError(f"{tier} did not start: {self.process.communicate()[1]}")
-            time.sleep(0.01)
-        self.address = port_file.read_text().strip()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.process.terminate()
-        try:
-            said = self.process.communicate(timeout=30)[1]
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            said = self.process.communicate()[1] + "killed: SIGTERM did not end it"
-        if kind is None and (self.process.returncode != 0 or said):
-            raise AssertionError(f"{self.tier}: exit code {self.process.returncode}: {said}")
 
 
 class NetworkEquality(unittest.TestCase):
@@ -77,8 +34,7 @@ class NetworkEquality(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        (self.folder / "keys").mkdir()
-        make_keys(BINARY, self.folder / "keys")
+        make_keys(self.folder)
         data = os.environ.get("OFFRAMP_DATA")
         self.options = ["--model", MODEL, "--data", data or self.folder]
         if not data:
@@ -98,8 +54,9 @@ class NetworkEquality(unittest.TestCase):
         return decisions.read_bytes()
 
     def through_nodes(self, threshold, codec=(), batch="1", window="8"):
-        with Node(self.folder, "cloud", threshold, batch=batch) as cloud:
-            with Node(self.folder, "edge", threshold, cloud, codec, batch) as edge:
+        batches = ["--batch", batch, *(["--batch-delay", "2ms"] if batch != "1" else [])]
+        with QuietNode(self.folder, "cloud", threshold, more=batches) as cloud:
+            with QuietNode(self.folder, "edge", threshold, cloud, [*batches, *codec]) as edge:
                 patient = ["--window", window, "--deadline", "300s", "--wait", "60s"]
                 keys = ["--keys", self.folder / "keys" / "device"]
                 following = ["--next", edge.address, *keys, *codec]
@@ -153,6 +110,5 @@ class NetworkEquality(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not os.access(BINARY, os.X_OK):
-        sys.exit(f"network_equality_test: wanted the program, found none at {BINARY}")
+    require(BINARY)
     unittest.main()

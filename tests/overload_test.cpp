@@ -9,7 +9,6 @@
 
 #include "net/device.h"
 #include "net/node.h"
-#include "net/zmq_channel.h"
 #include "tests/test_nodes.h"
 
 namespace offramp::test {
@@ -18,28 +17,12 @@ namespace {
 using std::chrono::milliseconds;
 using Thresholds = SmallCascade::Thresholds;
 
-NodeOptions whole_rest() { return {.listen = "tcp://127.0.0.1:*", .stage_count = 2}; }
-
-std::uint16_t join(RawClient& client, const SmallCascade& cascade) {
-  client.send(hello_of(cascade));
-  const std::optional<Welcome> welcome = client.wait_for<Welcome>();
-  REQUIRE(welcome.has_value());
-  return welcome->window;
-}
-
-template <class Condition>
-void wait_until(Condition condition) {
-  const auto until = Clock::now() + std::chrono::seconds(20);
-  while (!condition() && Clock::now() < until) std::this_thread::sleep_for(milliseconds(1));
-  REQUIRE(condition());
-}
-
 }  // namespace
 
 TEST_CASE("overload: what has queued is computed in batches, with the cascade's answers") {
   const SmallCascade cascade(Thresholds::kMixed, 60, 8);
   HeldWork work;
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.before_compute = [&] { work.wait(); };
   SUBCASE("taking what is there") {}
   SUBCASE("waiting for more") { options.batch_delay = std::chrono::microseconds(2000); }
@@ -47,10 +30,10 @@ TEST_CASE("overload: what has queued is computed in batches, with the cascade's 
   Device device(
       cascade.stages(), cascade.id(),
       {.deadline = milliseconds(120000), .connect_grace = milliseconds(5000), .window = 17},
-      connect_zmq(node.endpoint(), link_identity(cascade.stages(), cascade.id(), 1)), {});
-  std::thread opener([&] {
+      to(cascade, node.endpoint()), {});
+  std::jthread opener = beside([&] {
     // One or, with a delay, up to eight are held up, and the others wait behind them.
-    wait_until([&] { return node.counters().requests >= 17; });
+    CHECK(eventually([&] { return node.counters().requests >= 17; }));
     work.hold = false;
   });
   const auto outcomes = run_all(device, cascade);
@@ -66,7 +49,7 @@ TEST_CASE("overload: what has queued is computed in batches, with the cascade's 
 
 TEST_CASE("overload: many sessions share the room, and get it back") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.queue_capacity = 9;  // and one at work: room for 10
   options.window = 8;
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
@@ -117,7 +100,7 @@ TEST_CASE("overload: many sessions share the room, and get it back") {
 TEST_CASE("overload: a request that is taken back while it waits gives up its place") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   HeldWork work;
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.window = 3;
   options.before_compute = [&] { work.wait(); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
@@ -125,17 +108,23 @@ TEST_CASE("overload: a request that is taken back while it waits gives up its pl
   join(client, cascade);
   join(other, cascade);
   client.send(handoff_of(cascade, 0));
-  wait_until([&] { return work.taken.load(); });
+  REQUIRE(eventually([&] { return work.taken.load(); }));
   client.send(handoff_of(cascade, 1));
   client.send(handoff_of(cascade, 2));
-  wait_until([&] { return node.counters().requests == 3; });
-  // Nobody takes back what is another's.
-  other.send(Cancel{.request = make_request_id(1, 1)});
+  REQUIRE(eventually([&] { return node.counters().requests == 3; }));
+  // Nobody takes back what is another's. Once what was sent after it has been refused, it has been
+  // read.
+  other.send(Cancel{.request = make_request_id(1, 2)});
+  Handoff foreign = handoff_of(cascade, 7);
+  foreign.model[0] ^= 1;
+  other.send(foreign);
+  REQUIRE(other.wait_for<Fault>().has_value());
+  CHECK(node.counters().cancelled == 0);
   client.send(Cancel{.request = make_request_id(1, 1)});
   client.send(Cancel{.request = make_request_id(1, 0)});  // is being computed
   client.send(Cancel{.request = make_request_id(1, 9)});  // has never been
   client.send(handoff_of(cascade, 3));
-  wait_until([&] { return node.counters().requests == 4; });
+  REQUIRE(eventually([&] { return node.counters().requests == 4; }));
   CHECK(node.counters().cancelled == 1);
   work.hold = false;
   std::map<RequestId, int> answers;
@@ -155,22 +144,15 @@ TEST_CASE("overload: a request that is taken back while it waits gives up its pl
 TEST_CASE("overload: a request that is taken back while the next tier has it is not answered") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   HeldWork work;
-  NodeOptions slow{.tier = Tier::kCloud, .listen = "tcp://127.0.0.1:*", .first_stage = 2};
+  NodeOptions slow = cloud_options();
   slow.before_compute = [&] { work.wait(); };
-  Node cloud(cascade.stages(), cascade.id(), slow, nullptr, {});
-  std::atomic<bool> up{false};
-  Node edge(cascade.stages(), cascade.id(), {.listen = "tcp://127.0.0.1:*"},
-            connect_zmq(cloud.endpoint(), link_identity(cascade.stages(), cascade.id(), 2)),
-            [&](LogLevel, const std::string& line) {
-              if (line.starts_with("next tier connected")) up = true;
-            });
-  wait_until([&] { return up.load(); });
-  RawClient client(edge.endpoint());
+  const TwoNodes nodes(cascade, edge_options(), slow);
+  RawClient client(nodes.edge->endpoint());
   join(client, cascade);
   client.send(handoff_of(cascade, 1));
-  wait_until([&] { return work.taken.load(); });
+  REQUIRE(eventually([&] { return work.taken.load(); }));
   client.send(Cancel{.request = make_request_id(1, 1)});
-  wait_until([&] { return edge.counters().cancelled == 1; });
+  REQUIRE(eventually([&] { return nodes.edge->counters().cancelled == 1; }));
   work.hold = false;
   client.send(handoff_of(cascade, 2));
   const std::optional<Verdict> verdict = client.wait_for<Verdict>();
@@ -181,12 +163,11 @@ TEST_CASE("overload: a request that is taken back while the next tier has it is 
 TEST_CASE(
     "overload: what could not be answered in time is refused at once, and told when to return") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  NodeOptions options = whole_rest();
-  std::atomic<bool> hold{false}, taken{false};
+  NodeOptions options = whole_edge();
+  HeldWork work{.hold = false};
   options.before_compute = [&] {
     std::this_thread::sleep_for(milliseconds(40));
-    taken = true;
-    while (hold) std::this_thread::sleep_for(milliseconds(1));
+    work.wait();
   };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   RawClient client(node.endpoint());
@@ -198,10 +179,10 @@ TEST_CASE(
   REQUIRE(pong.has_value());
   CHECK(pong->service_us >= 40'000);
   CHECK(pong->workers == 1);
-  taken = false;
-  hold = true;
+  work.taken = false;
+  work.hold = true;
   client.send(handoff_of(cascade, 1));
-  wait_until([&] { return taken.load(); });
+  REQUIRE(eventually([&] { return work.taken.load(); }));
   for (std::uint64_t i = 2; i < 5; ++i) client.send(handoff_of(cascade, i));
   Handoff urgent = handoff_of(cascade, 5);
   urgent.budget_us = 30'000;  // less than one takes, and one is before it
@@ -213,26 +194,25 @@ TEST_CASE(
   CHECK(fault->code == FaultCode::kOverloaded);
   CHECK(fault->request == urgent.request);
   CHECK(fault->retry_after_us >= 4 * 40'000);
-  hold = false;
+  work.hold = false;
   for (int i = 0; i < 4; ++i) CHECK(client.wait_for<Verdict>().has_value());
   CHECK(node.counters().requests == 5);
 }
 
 TEST_CASE("overload: with one greedy device, the others keep what they ask for") {
   const SmallCascade cascade(Thresholds::kNone, 1, 4);
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.queue_capacity = 32;
   // 500 requests a second.
   options.before_compute = [] { std::this_thread::sleep_for(milliseconds(2)); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   constexpr int kModest = 8, kEach = 25;
-  std::atomic<bool> stop{false};
   std::atomic<int> greedy_refused{0};
-  std::thread greedy([&] {
+  std::jthread greedy = beside([&](const std::stop_token& stop) {
     RawClient client(node.endpoint());
     join(client, cascade);
     std::uint64_t sent = 0, answered = 0;
-    while (!stop) {
+    while (!stop.stop_requested()) {
       if (sent - answered < 500) client.send(handoff_of(cascade, sent++));
       while (const std::optional<Message> message = client.receive(milliseconds(0))) {
         if (!std::holds_alternative<Credit>(*message)) ++answered;
@@ -241,7 +221,7 @@ TEST_CASE("overload: with one greedy device, the others keep what they ask for")
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
   });
-  wait_until([&] { return greedy_refused > 10; });
+  REQUIRE(eventually([&] { return greedy_refused > 10; }));
   std::vector<std::unique_ptr<RawClient>> clients;
   for (int i = 0; i < kModest; ++i) {
     clients.push_back(std::make_unique<RawClient>(node.endpoint()));
@@ -257,14 +237,14 @@ TEST_CASE("overload: with one greedy device, the others keep what they ask for")
       if (std::holds_alternative<Verdict>(*message)) ++good;
     }
   }
-  stop = true;
+  greedy.request_stop();
   greedy.join();
   CHECK(good >= kModest * kEach * 9 / 10);
 }
 
 TEST_CASE("overload: asked for three times what it can do, a node does what it can, in time") {
   const SmallCascade cascade(Thresholds::kNone, 1, 4);
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   std::atomic<Clock::rep> worked{0};
   options.before_compute = [&] {
     const Clock::time_point begin = Clock::now();
@@ -321,19 +301,19 @@ TEST_CASE("overload: asked for three times what it can do, a node does what it c
 
 TEST_CASE("overload: stopping a crowded node in the middle of its batches loses nothing") {
   const SmallCascade cascade(Thresholds::kNone, 50, 8);
-  NodeOptions options = whole_rest();
+  NodeOptions options = whole_edge();
   options.workers = 2;
   options.batch_delay = std::chrono::microseconds(500);
   options.before_compute = [] { std::this_thread::sleep_for(milliseconds(1)); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
-  std::thread stopper([&] {
-    wait_until([&] { return node.counters().answers > 100; });
+  std::jthread stopper = beside([&] {
+    CHECK(eventually([&] { return node.counters().answers > 100; }));
     node.stop();
   });
   Device device(
       cascade.stages(), cascade.id(),
       {.deadline = milliseconds(120000), .connect_grace = milliseconds(5000), .window = 64},
-      connect_zmq(node.endpoint(), link_identity(cascade.stages(), cascade.id(), 1)), {});
+      to(cascade, node.endpoint()), {});
   const auto outcomes = run_all(device, cascade, 2000);
   stopper.join();
   const NodeCounters counters = node.counters();
@@ -347,7 +327,7 @@ TEST_CASE("overload: stopping a crowded node in the middle of its batches loses 
 
 TEST_CASE("overload: after three malformed messages a connection is not heard, and others are") {
   const SmallCascade cascade(Thresholds::kNone, 1);
-  Node node(cascade.stages(), cascade.id(), whole_rest(), nullptr, {});
+  Node node(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
   RawClient vandal(node.endpoint()), honest(node.endpoint());
   join(vandal, cascade);
   join(honest, cascade);
@@ -357,7 +337,7 @@ TEST_CASE("overload: after three malformed messages a connection is not heard, a
   vandal.send(handoff_of(cascade, 2));
   CHECK(vandal.wait_for<Verdict>().has_value());
   vandal.send({bad.header, bad.payload});
-  wait_until([&] { return node.counters().struck_out == 1; });
+  REQUIRE(eventually([&] { return node.counters().struck_out == 1; }));
   vandal.send(handoff_of(cascade, 3));
   vandal.send(hello_of(cascade));
   honest.send(handoff_of(cascade, 4));

@@ -62,10 +62,6 @@ std::vector<Outcome> run(Device& device, const Album& album) {
   return outcomes;
 }
 
-std::unique_ptr<Channel> to(const SmallCascade& cascade, const std::string& endpoint, int stage) {
-  return connect_zmq(endpoint, link_identity(cascade.stages(), cascade.id(), stage));
-}
-
 DeviceOptions patient(const Album& album, Cut cut) {
   DeviceOptions options{.deadline = seconds(60), .connect_grace = seconds(10)};
   options.cut = cut;

@@ -4,12 +4,11 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <thread>
+#include <chrono>
+#include <memory>
 
 #include "net/device.h"
 #include "net/node.h"
-#include "net/zmq_channel.h"
 #include "tests/test_nodes.h"
 
 namespace offramp::test {
@@ -19,16 +18,14 @@ using std::chrono::milliseconds;
 using Thresholds = SmallCascade::Thresholds;
 
 DeviceOptions patient(Policy policy) {
-  return {.deadline = milliseconds(20000), .connect_grace = milliseconds(20000), .policy = policy};
+  DeviceOptions options = kPatient;
+  options.policy = policy;
+  return options;
 }
 
-NodeOptions edge_options(int stages, Policy policy = Policy::kBalanced) {
-  return {
-      .tier = Tier::kEdge, .listen = "tcp://127.0.0.1:*", .stage_count = stages, .policy = policy};
-}
-
-NextNodes to(const SmallCascade& cascade, const std::string& endpoint) {
-  return zmq_nodes({{endpoint}}, link_identity(cascade.stages(), cascade.id(), 1));
+NodeOptions with_policy(NodeOptions options, Policy policy) {
+  options.policy = policy;
+  return options;
 }
 
 }  // namespace
@@ -42,16 +39,15 @@ TEST_CASE("policy: each has a name, and no other name is one") {
 
 TEST_CASE("policy: when all is well, answers are the cascade's under all that hand on") {
   const SmallCascade cascade(Thresholds::kMixed);
-  const Node edge(cascade.stages(), cascade.id(), edge_options(2), nullptr, {});
+  const Node edge(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
   for (const Policy policy : {Policy::kBalanced, Policy::kAnswerFirst, Policy::kStrict}) {
     Device device(cascade.stages(), cascade.id(), patient(policy), to(cascade, edge.endpoint()),
                   {});
     const std::vector<Outcome> outcomes = run_all(device, cascade);
-    for (std::size_t i = 0; i < outcomes.size(); ++i) {
-      CHECK(outcomes[i].decision == cascade.expected()[i]);
-      CHECK(outcomes[i].degraded == Reason::kNone);
-      CHECK(outcomes[i].answered);
-      CHECK_FALSE(outcomes[i].local);
+    check_whole(outcomes, cascade);
+    for (const Outcome& outcome : outcomes) {
+      CHECK(outcome.answered);
+      CHECK_FALSE(outcome.local);
     }
   }
 }
@@ -63,7 +59,7 @@ TEST_CASE("policy: a strict device gives no guess, but what it is sure of") {
   std::unique_ptr<Node> edge;
   SUBCASE("no next tier") {}
   SUBCASE("an edge without a cloud, which guesses") {
-    edge = std::make_unique<Node>(cascade.stages(), cascade.id(), edge_options(1), nullptr, Log{});
+    edge = start(cascade, edge_options());
     next = to(cascade, edge->endpoint());
   }
   Device device(cascade.stages(), cascade.id(), patient(Policy::kStrict), std::move(next), {});
@@ -87,7 +83,8 @@ TEST_CASE("policy: a strict device gives no guess, but what it is sure of") {
 
 TEST_CASE("policy: a strict edge refuses where another would guess") {
   const SmallCascade cascade(Thresholds::kMixed);
-  const Node edge(cascade.stages(), cascade.id(), edge_options(1, Policy::kStrict), nullptr, {});
+  const Node edge(cascade.stages(), cascade.id(), with_policy(edge_options(), Policy::kStrict),
+                  nullptr, {});
   Device device(cascade.stages(), cascade.id(), patient(Policy::kBalanced),
                 to(cascade, edge.endpoint()), {});
   const std::vector<Outcome> outcomes = run_all(device, cascade);
@@ -108,28 +105,28 @@ TEST_CASE("policy: a strict edge refuses where another would guess") {
 
 TEST_CASE("policy: a strict device says that an answer was late, in time") {
   const SmallCascade cascade(Thresholds::kNone, 4);
-  std::atomic<bool> hold{true};
-  NodeOptions options = edge_options(2);
-  options.before_compute = [&] {
-    while (hold) std::this_thread::sleep_for(milliseconds(1));
-  };
+  HeldWork work{.hold = false};
+  NodeOptions options = whole_edge();
+  options.before_compute = [&] { work.wait(); };
   Node edge(cascade.stages(), cascade.id(), options, nullptr, {});
   Device device(cascade.stages(), cascade.id(),
                 {.deadline = milliseconds(400),
                  .connect_grace = milliseconds(20000),
                  .policy = Policy::kStrict},
                 to(cascade, edge.endpoint()), {});
+  connect(device, cascade);
+  work.hold = true;
   for (const Outcome& outcome : run_all(device, cascade)) {
     CHECK_FALSE(outcome.answered);
     CHECK(outcome.degraded == Reason::kLate);
     CHECK(outcome.total_us < 2'000'000);
   }
-  hold = false;
+  work.hold = false;
 }
 
 TEST_CASE("policy: local-only sends nothing, and says so") {
   const SmallCascade cascade(Thresholds::kMixed);
-  const Node edge(cascade.stages(), cascade.id(), edge_options(2), nullptr, {});
+  const Node edge(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
   Device device(cascade.stages(), cascade.id(), patient(Policy::kLocalOnly),
                 to(cascade, edge.endpoint()), {});
   const std::vector<Outcome> outcomes = run_all(device, cascade);
@@ -146,12 +143,9 @@ TEST_CASE("policy: local-only sends nothing, and says so") {
 
 TEST_CASE("policy: a local-only edge answers as one without a next tier") {
   const SmallCascade cascade(Thresholds::kNone, 10);
-  const Node cloud(cascade.stages(), cascade.id(),
-                   {.tier = Tier::kCloud, .listen = "tcp://127.0.0.1:*", .first_stage = 2}, nullptr,
-                   {});
-  const Node edge(cascade.stages(), cascade.id(), edge_options(1, Policy::kLocalOnly),
-                  zmq_nodes({{cloud.endpoint()}}, link_identity(cascade.stages(), cascade.id(), 2)),
-                  {});
+  const Node cloud(cascade.stages(), cascade.id(), cloud_options(), nullptr, {});
+  const Node edge(cascade.stages(), cascade.id(), with_policy(edge_options(), Policy::kLocalOnly),
+                  to(cascade, cloud.endpoint(), 2), {});
   Device device(cascade.stages(), cascade.id(), patient(Policy::kBalanced),
                 to(cascade, edge.endpoint()), {});
   const std::vector<Outcome> outcomes = run_all(device, cascade);

@@ -12,7 +12,6 @@
 #include "net/device.h"
 #include "net/loopback.h"
 #include "net/node.h"
-#include "net/zmq_channel.h"
 #include "tests/test_nodes.h"
 
 namespace offramp::test {
@@ -23,16 +22,6 @@ using std::chrono::seconds;
 
 std::uint64_t total(const HistogramCounts& histogram) {
   return std::accumulate(histogram.counts.begin(), histogram.counts.end(), std::uint64_t{0});
-}
-
-template <class Condition>
-bool comes_true(Condition condition) {
-  const auto until = Clock::now() + seconds(20);
-  while (!condition()) {
-    if (Clock::now() > until) return false;
-    std::this_thread::sleep_for(milliseconds(2));
-  }
-  return true;
 }
 
 }  // namespace
@@ -74,21 +63,11 @@ TEST_CASE("telemetry: there is a place for every number of the wire") {
 
 TEST_CASE("telemetry: what two nodes tell of a run adds up") {
   const SmallCascade cascade(SmallCascade::Thresholds::kMixed);
-  Node cloud(cascade.stages(), cascade.id(),
-             {.tier = Tier::kCloud, .listen = "tcp://127.0.0.1:*", .first_stage = 2}, nullptr, {});
-  std::atomic<bool> edge_up{false};
-  Node edge(cascade.stages(), cascade.id(),
-            {.tier = Tier::kEdge,
-             .listen = "tcp://127.0.0.1:*",
-             .format = {.dtype = DType::kU8, .codec = Codec::kRaw}},
-            connect_zmq(cloud.endpoint(), link_identity(cascade.stages(), cascade.id(), 2)),
-            [&edge_up](LogLevel, const std::string& line) {
-              if (line.starts_with("next tier connected")) edge_up = true;
-            });
-  REQUIRE(comes_true([&] { return edge_up.load(); }));
-  Device device(cascade.stages(), cascade.id(),
-                {.deadline = seconds(20), .connect_grace = seconds(5)},
-                connect_zmq(edge.endpoint(), link_identity(cascade.stages(), cascade.id(), 1)), {});
+  NodeOptions packing = edge_options();
+  packing.format = {.dtype = DType::kU8, .codec = Codec::kRaw};
+  const TwoNodes nodes(cascade, packing);
+  Node &edge = *nodes.edge, &cloud = *nodes.cloud;
+  Device device(cascade.stages(), cascade.id(), kPatient, to(cascade, edge.endpoint()), {});
   const std::vector<Outcome> outcomes = run_all(device, cascade);
   std::array<std::uint64_t, 3> by_exit{};
   for (const Outcome& outcome : outcomes) {
@@ -97,7 +76,7 @@ TEST_CASE("telemetry: what two nodes tell of a run adds up") {
   }
 
   // The device may have its last answer before the node's turn is over.
-  REQUIRE(comes_true([&] { return edge.telemetry().load.away == 0; }));
+  REQUIRE(eventually([&] { return edge.telemetry().load.away == 0; }));
   const TelemetrySnapshot at_edge = edge.telemetry(), at_cloud = cloud.telemetry();
   CHECK(at_edge.counters.requests == by_exit[1] + by_exit[2]);
   CHECK(at_edge.counters.answers == by_exit[1] + by_exit[2]);
@@ -124,7 +103,7 @@ TEST_CASE("telemetry: what two nodes tell of a run adds up") {
   CHECK(of(at_edge.sent, DType::kU8).bytes == of(at_cloud.received, DType::kU8).bytes);
 
   // Links are copied less often than they change.
-  CHECK(comes_true([&] { return edge.telemetry().links.at(0).state == LinkState::kUp; }));
+  CHECK(eventually([&] { return edge.telemetry().links.at(0).state == LinkState::kUp; }));
   REQUIRE(at_edge.links.size() == 1);
   CHECK(at_edge.links[0].endpoint == cloud.endpoint());
   CHECK(edge.telemetry().links.at(0).window == 64);
@@ -139,25 +118,22 @@ TEST_CASE("telemetry: what two nodes tell of a run adds up") {
 
 TEST_CASE("telemetry: workers that do not answer are told from those that do") {
   const SmallCascade cascade(SmallCascade::Thresholds::kNone);
-  std::atomic<bool> held{true}, reached{false};
+  HeldWork work;
   Loopback cable;
   NodeOptions options{.tier = Tier::kEdge, .loopbacks = {&cable}};
-  options.before_compute = [&] {
-    reached = true;
-    while (held) std::this_thread::sleep_for(milliseconds(1));
-  };
+  options.before_compute = [&] { work.wait(); };
   Node node(cascade.stages(), cascade.id(), options, nullptr, {});
   Device device(cascade.stages(), cascade.id(), {.deadline = seconds(30)},
-                cable.connect(link_identity(cascade.stages(), cascade.id(), 1)), {});
-  std::thread pictures([&] { run_all(device, cascade, 1); });
-  CHECK(comes_true([&] { return reached.load(); }));
-  CHECK(comes_true([&] { return node.telemetry().workers_silent > milliseconds(300); }));
+                cable.connect(cascade.link()), {});
+  std::jthread pictures = beside([&] { run_all(device, cascade, 1); });
+  CHECK(eventually([&] { return work.taken.load(); }));
+  CHECK(eventually([&] { return node.telemetry().workers_silent > milliseconds(300); }));
   // The loop goes on meanwhile.
-  CHECK(comes_true([&] { return node.telemetry().loop_silent < seconds(1); }));
+  CHECK(eventually([&] { return node.telemetry().loop_silent < seconds(1); }));
   CHECK(node.telemetry().load.in_work == 1);
-  held = false;
+  work.hold = false;
   pictures.join();
-  CHECK(comes_true([&] { return node.telemetry().workers_silent == milliseconds(0); }));
+  CHECK(eventually([&] { return node.telemetry().workers_silent == milliseconds(0); }));
 }
 
 }  // namespace offramp::test

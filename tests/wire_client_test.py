@@ -7,7 +7,6 @@ Its tensors are those of `offramp run`, taken by an edge that this test plays.
 
 import csv
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,17 +15,19 @@ import threading
 import unittest
 
 try:
+    import lz4.block  # noqa: F401 (this and xxhash: for the wire)
     import numpy
+    import xxhash  # noqa: F401
     import zmq
-
-    from network_equality_test import BINARY, MODEL, SOURCE, Node, make_keys
-
-    sys.path.insert(0, str(SOURCE / "tools"))
-    import modelfile
-    import wire_decode as wire
 except ImportError as missing:
     print(f"wire_client_test: skipped: {missing} (tools/setup.sh --tests)")
     sys.exit(77)
+
+from scene import BINARY, MODEL, SOURCE, QuietNode, make_keys, require
+
+sys.path.insert(0, str(SOURCE / "tools"))
+import modelfile  # noqa: E402
+import wire  # noqa: E402
 
 CLIENT = SOURCE / "tools" / "examples" / "wire_client.py"
 PICTURES = sorted((SOURCE / "tools" / "samples").glob("*.png"))[:4]
@@ -68,9 +69,7 @@ class WireClient(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        (self.folder / "keys").mkdir()
-        make_keys(BINARY, self.folder / "keys")
-        self.keys = self.folder / "keys" / "device"
+        self.keys = make_keys(self.folder) / "device"
 
     def run_device(self, *more):
         decisions = self.folder / "decisions.csv"
@@ -88,7 +87,7 @@ class WireClient(unittest.TestCase):
         return [edge.tensors[counter] for counter in sorted(edge.tensors)]
 
     def ask(self, edge, *more, keys=None, code=0):
-        command = [sys.executable, CLIENT, edge.address, keys or self.keys, "--seconds", "60", *more]
+        command = [sys.executable, CLIENT, f"tcp://{edge.address}", keys or self.keys, "--seconds", "60", *more]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, code, done.stderr)
         return json.loads(done.stdout) if done.stdout else done.stderr
@@ -97,8 +96,8 @@ class WireClient(unittest.TestCase):
         tensors = self.tensors_of_the_device()
         # All answers are the cloud's, then the edge's.
         for threshold in ("0", "1"):
-            with Node(self.folder, "cloud", threshold) as cloud:
-                with Node(self.folder, "edge", threshold, cloud) as edge:
+            with QuietNode(self.folder, "cloud", threshold) as cloud:
+                with QuietNode(self.folder, "edge", threshold, cloud) as edge:
                     done, rows = self.run_device("--next", edge.address, "--keys", self.keys)
                     self.assertEqual(done.returncode, 0, done.stderr)
                     for row, tensor in zip(rows, tensors):
@@ -117,8 +116,8 @@ class WireClient(unittest.TestCase):
         logits = golden["logits:exit3"][0].astype("f8")
         softmax = numpy.exp(logits - logits.max())
         softmax /= softmax.sum()
-        with Node(self.folder, "cloud", "0") as cloud:
-            with Node(self.folder, "edge", "0", cloud) as edge:
+        with QuietNode(self.folder, "cloud", "0") as cloud:
+            with QuietNode(self.folder, "edge", "0", cloud) as edge:
                 for dtype, off in (("f32", 1e-5), ("f16", 1e-2), ("u8", 0.1), ("u8c", 0.1)):
                     answer = self.ask(edge, "--dtype", dtype, "--lz4")
                     self.assertEqual(answer["label"], softmax.argmax())
@@ -126,10 +125,10 @@ class WireClient(unittest.TestCase):
                     self.assertEqual([hop["tier"] for hop in answer["hops"]], ["edge", "cloud"])
 
     def test_refusals(self):
-        with Node(self.folder, "cloud", "0") as cloud:
-            # The node says whom it refused, which Node takes for a failure.
+        with QuietNode(self.folder, "cloud", "0") as cloud:
+            # The node says whom it refused, which QuietNode takes for a failure.
             with self.assertRaisesRegex(AssertionError, "not served here\n.*an unknown one"):
-                with Node(self.folder, "edge", "0", cloud) as edge:
+                with QuietNode(self.folder, "edge", "0", cloud) as edge:
                     wrong = self.folder / "wrong.npy"
                     numpy.save(wrong, numpy.zeros((2, 2, 2), "f4"))
                     refused = self.ask(edge, "--tensor", wrong, code=69)
@@ -141,6 +140,5 @@ class WireClient(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not os.access(BINARY, os.X_OK):
-        sys.exit(f"wire_client_test: wanted the program, found none at {BINARY}")
+    require(BINARY)
     unittest.main()

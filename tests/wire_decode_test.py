@@ -1,32 +1,35 @@
 #!/usr/bin/env python3
-"""tools/wire_decode.py, from the specification, and net/message.cpp read the same in the same bytes.
+"""tools/wire.py, from the specification, and net/message.cpp read the same in the same bytes.
 
 Golden bytes (tests/fixtures/wire), which tests/message_test.cpp checks on the other side; random
 messages that C++ wrote; the same with damage; tensors that Python wrote.
 """
 
 import json
-import os
 import pathlib
 import random
 import struct
 import subprocess
 import sys
+import tempfile
 import unittest
 
-SOURCE = pathlib.Path(__file__).resolve().parent.parent
-TWIN = os.environ.get("OFFRAMP_WIRE_TWIN", str(SOURCE / "build" / "release" / "tests" / "wire_twin"))
-FIXTURES = SOURCE / "tests" / "fixtures" / "wire"
-TOOL = SOURCE / "tools" / "wire_decode.py"
-
-sys.path.insert(0, str(SOURCE / "tools"))
 try:
+    import lz4.block  # noqa: F401 (for the wire)
     import numpy
-    import wire_decode as wire
+    import xxhash
 except ImportError as missing:
     print(f"wire_decode_test: skipped: {missing} (tools/setup.sh --tests)")
     sys.exit(77)
 
+from scene import SOURCE, WIRE_TWIN, require
+
+sys.path.insert(0, str(SOURCE / "tools"))
+import wire  # noqa: E402
+import wire_decode  # noqa: E402
+
+FIXTURES = SOURCE / "tests" / "fixtures" / "wire"
+TOOL = SOURCE / "tools" / "wire_decode.py"
 LIMITS = wire.Limits(classes=10, exits=3, payload=4096)
 MESSAGES = 4000
 DAMAGED = 8000
@@ -38,17 +41,17 @@ def canonical(message):
 
 
 def twin(*arguments, data=b""):
-    command = [TWIN, *map(str, arguments)]
+    command = [WIRE_TWIN, *map(str, arguments)]
     return subprocess.run(command, input=data, check=True, capture_output=True).stdout
 
 
 def read_by_twin(messages):
-    lines = twin("decode", *LIMITS, data=wire.write_capture(messages)).decode().splitlines()
+    lines = twin("decode", *LIMITS, data=wire_decode.write_capture(messages)).decode().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def random_messages(seed, count):
-    return [frames for _, frames in wire.read_capture(twin("random", seed, count), "twin")]
+    return [frames for _, frames in wire_decode.read_capture(twin("random", seed, count), "twin")]
 
 
 def put(data, offset, value):
@@ -62,7 +65,7 @@ def repaired(header, payload):
     header = put(header, 8, struct.pack("<H", len(header) & 0xFFFF))
     if header[6] == 3:
         header = put(header, 36, struct.pack("<I", len(payload)))
-        header = put(header, 88, struct.pack("<Q", wire.xxhash.xxh3_64_intdigest(payload)))
+        header = put(header, 88, struct.pack("<Q", xxhash.xxh3_64_intdigest(payload)))
     return header
 
 
@@ -100,14 +103,14 @@ class Golden(unittest.TestCase):
     def setUp(self):
         self.expected = json.loads((FIXTURES / "messages.json").read_text())
         text = (FIXTURES / "messages.hex").read_text()
-        self.messages = dict(wire.read_hex(text, "messages.hex"))
+        self.messages = dict(wire_decode.read_hex(text, "messages.hex"))
         self.limits = wire.Limits(**self.expected["limits"])
 
     def test_every_message_is_read_or_refused_as_written(self):
         self.assertEqual(self.messages.keys(), self.expected["messages"].keys())
         for name, frames in self.messages.items():
             with self.subTest(name):
-                found = canonical(wire.described(frames, self.limits))
+                found = canonical(wire_decode.described(frames, self.limits))
                 self.assertEqual(found, canonical(self.expected["messages"][name]))
 
     def test_every_message_is_written_as_it_was_read(self):
@@ -162,23 +165,60 @@ class Command(unittest.TestCase):
 
     def test_capture(self):
         messages = [wire.encode({"message": "BYE"}), (b"no", b"")]
-        done = self.run_tool("--capture", data=wire.write_capture(messages))
+        done = self.run_tool("--capture", data=wire_decode.write_capture(messages))
         self.assertEqual(done.returncode, 65)
         self.assertIn("[0]: BYE", done.stdout.decode())
         self.assertIn("[1]: refused: truncated header", done.stdout.decode())
 
-    def test_bad_input(self):
-        for data, arguments in ((b"zz", ()), (b"\1\0\0\0", ("--capture",))):
-            done = self.run_tool(*arguments, data=data)
-            self.assertEqual(done.returncode, 65)
-            self.assertRegex(done.stderr.decode(), r"^wire_decode.py: -: wanted .*, found .*\n$")
-        self.assertEqual(self.run_tool("/nowhere").returncode, 66)
+    def test_what_makes_no_sense_is_refused_in_one_line(self):
+        for data, arguments, code in (
+            (b"zz", (), 65),
+            (b"\xff", (), 65),
+            (b"\1\0\0\0", ("--capture",), 65),
+            (b"", ("/nowhere",), 66),
+            (b"", (FIXTURES,), 66),
+            (b"", ("--shape", "4x4"), 64),
+            (b"", ("--shape", "4x0x4"), 64),
+            (b"", ("--shape", "4x4xmany"), 64),
+            (b"", ("--classes", "-1"), 64),
+            (b"", ("--exits", "x"), 64),
+        ):
+            with self.subTest(data=data, arguments=arguments):
+                done = self.run_tool(*arguments, data=data)
+                self.assertEqual(done.returncode, code)
+                what = arguments[0] if code != 65 else "-"
+                line = rf"^wire_decode.py: {what}: wanted .*, found .*\n$"
+                self.assertRegex(done.stderr.decode(), line)
+
+    def test_a_tensor_of_another_shape(self):
+        tensor = wire.encode_tensor(numpy.zeros((2, 3, 4), "f4"))
+        data = wire_decode.write_capture([wire.encode({"message": "INFER", **tensor})])
+        for shape, code in (("2x3x4", 0), ("2x3x5", 65)):
+            done = self.run_tool("--capture", "--shape", shape, data=data)
+            self.assertEqual(done.returncode, code, done.stdout)
+            self.assertEqual(b"bad_tensor: size" in done.stdout, code == 65)
+
+
+class Keys(unittest.TestCase):
+    def test_keys_for_the_next_tier(self):
+        with tempfile.TemporaryDirectory() as name:
+            secret, public = pathlib.Path(name) / "self.key", pathlib.Path(name) / "next.pub"
+            secret.write_text("secret-key " + 40 * "s" + "\n")
+            public.write_text(40 * "p" + "\n")
+            self.assertEqual(wire.read_keys(name), [40 * b"s", 40 * b"p"])
+            for path, bad in ((secret, 40 * "s"), (public, 39 * "p"), (public, "")):
+                with self.subTest(bad):
+                    good = path.read_text()
+                    path.write_text(bad)
+                    with self.assertRaisesRegex(ValueError, f"{path.name}: wanted .*, found"):
+                        wire.read_keys(name)
+                    path.write_text(good)
 
 
 class Twins(unittest.TestCase):
     def assert_alike(self, messages):
         """Returns what both say about each."""
-        ours = [wire.described(frames, LIMITS) for frames in messages]
+        ours = [wire_decode.described(frames, LIMITS) for frames in messages]
         theirs = read_by_twin(messages)
         self.assertEqual(len(ours), len(theirs))
         for frames, our, their in zip(messages, ours, theirs):
@@ -241,6 +281,5 @@ class Twins(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not os.access(TWIN, os.X_OK):
-        sys.exit(f"wire_decode_test: wanted the helper, found none at {TWIN}")
+    require(WIRE_TWIN)
     unittest.main()

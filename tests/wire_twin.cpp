@@ -1,4 +1,4 @@
-// The C++ side of tests/wire_decode_test.py, which compares it with tools/wire_decode.py.
+// The C++ side of tests/wire_decode_test.py, which compares it with tools/wire.py.
 //
 //   wire_twin random SEED COUNT     writes messages as encode() writes them, as a capture
 //   wire_twin decode C E BYTES      reads a capture, says a line of JSON about each message;

@@ -26,6 +26,7 @@
 #include "tools/output.h"
 #include "tools/port_file.h"
 #include "tools/rule_options.h"
+#include "tools/service_manager.h"
 #include "tools/signals.h"
 
 namespace offramp::cli {
@@ -222,13 +223,17 @@ class NodeCommand : public ConfigurableCommand {
     }
     publish(port_file, node.endpoint(), log);
     announce(node, values, metrics, log);
+    tell_service_manager("READY=1\nSTATUS=" + tier_ + " on " + node.endpoint());
     while (stop.wait() == StopFlag::Woken::kHangup) {
+      tell_service_manager("RELOADING=1");
       if (options.keys)
         reload(node, log);
       else
         log.say(LogLevel::kWarning,
                 "SIGHUP: wanted a list of keys to read again, found a node without one");
+      tell_service_manager("READY=1");
     }
+    tell_service_manager("STOPPING=1");
     node.stop();
     const NodeCounters counters = node.counters();
     log.say(LogLevel::kInfo, counters_line(counters), counters_json(counters));

@@ -65,6 +65,7 @@ std::unique_ptr<Command> make_load(CLI::App& root);
 std::unique_ptr<Command> make_keygen(CLI::App& root);
 std::unique_ptr<Command> make_health(CLI::App& root);
 std::unique_ptr<Command> make_top(CLI::App& root);
+std::unique_ptr<Command> make_manual(CLI::App& root);
 /// `commands` outlives it, and holds all by the time that it runs.
 std::unique_ptr<Command> make_config(CLI::App& root, const Commands& commands);
 

@@ -5,7 +5,7 @@
 #   tools/demo_docker.sh [--small] [--keep] [--no-build]
 #
 #   --small     boards of 64 MB, 256 MB and 1 GB with 0.25, 0.5 and 1 CPU
-#   --keep      leave cloud and edge running; their metrics are on 127.0.0.1:9103 and 9102, and
+#   --keep      leave cloud and edge running; their metrics are on 127.0.0.1:9120 and 9110, and
 #               docker compose -p offramp -f docker/compose.yaml down --volumes ends them
 #   --no-build  take the image offramp as it is
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Faults on purpose: what must come of each is in a table of 21 rows (tests/faults/rows.py).
+# Faults on purpose: what must come of each is in a table of 21 rows (tests/faults/rows_*.py).
 #
 #   tools/fault_tests.sh [--quick | --all | --list | ROW...]
 #   tools/fault_tests.sh soak [--seconds N] [--seed N] [--devices N] [--out FILE]

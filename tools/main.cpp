@@ -33,14 +33,19 @@ const char* const kFooter = R"(Examples:
   offramp top 127.0.0.1:9101 127.0.0.1:9102
 
 Environment:
-  OFFRAMP_CONFIG file with values of options for node, run and demo, when --config is
-                 not given; see offramp config --help
-  OFFRAMP_MODEL  model file, when --model is not given
-  OFFRAMP_ISA    instruction set: scalar, sse2, avx2, avx512, neon [default: the best
-                 of this CPU]
-  OFFRAMP_CONV   convolution: auto, direct, winograd2, winograd4, winograd6, im2col
-                 [default: auto, the one expected to be fastest for each layer]
-  NO_COLOR       no colours, even on a terminal
+  OFFRAMP_CONFIG  file with values of options for node, run and demo, when --config is
+                  not given; see offramp config --help
+  OFFRAMP_MODEL   model file, when --model is not given
+  OFFRAMP_ISA     instruction set: scalar, sse2, avx2, avx512, neon [default: the best
+                  of this CPU]
+  OFFRAMP_CONV    convolution: auto, direct, winograd2, winograd4, winograd6, im2col
+                  [default: auto, the one expected to be fastest for each layer]
+  NO_COLOR        no colours, even on a terminal
+
+Files:
+  /etc/offramp/NAME.toml  options of the service offramp-node@NAME, of Debian's package
+  /etc/offramp/keys       its keys, a folder for each --keys
+  ~/.cache/offramp        what --tune has measured
 
 Exit codes:
     0  success
@@ -153,7 +158,7 @@ int run(int argc, char** argv) {
   root.require_subcommand(1);
   Commands commands;
   for (auto make : {make_classify, make_eval, make_inspect, make_profile, make_node, make_run,
-                    make_demo, make_load, make_keygen, make_top, make_health}) {
+                    make_demo, make_load, make_keygen, make_top, make_health, make_manual}) {
     commands.push_back(make(root));
   }
   commands.push_back(make_config(root, commands));

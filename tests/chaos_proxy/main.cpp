@@ -1,9 +1,10 @@
 // chaos_proxy: between a client and a server of TCP, and not always faithful.
 //
-//   chaos_proxy --listen HOST:PORT --to HOST:PORT [--seed N] [--port-file FILE]
+//   chaos_proxy --listen HOST:PORT --to HOST:PORT [--seed N] [--port-file FILE] [--set LINES]
 //
 // Commands come on stdin, a line each (settings.h), and each gets a line on stdout. It ends with
-// stdin. Port 0 takes a free port; the port file gets the bound address once the proxy listens.
+// stdin, or with SIGTERM. --set is some to begin with, "delay 20; rate 1250000". Port 0 takes a
+// free port; the port file gets the bound address once the proxy listens.
 
 #include <signal.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -29,12 +31,12 @@ struct UsageError : std::runtime_error {
 
 std::map<std::string, std::string> options_of(int count, char** arguments) {
   std::map<std::string, std::string> options = {
-      {"--listen", ""}, {"--to", ""}, {"--seed", "1"}, {"--port-file", ""}};
+      {"--listen", ""}, {"--to", ""}, {"--seed", "1"}, {"--port-file", ""}, {"--set", ""}};
   for (int i = 1; i < count; i += 2) {
     const auto found = options.find(arguments[i]);
     if (found == options.end() || i + 1 == count)
-      throw UsageError(std::string("wanted --listen, --to, --seed or --port-file and a value, "
-                                   "found '") +
+      throw UsageError(std::string("wanted --listen, --to, --seed, --port-file or --set and a "
+                                   "value, found '") +
                        arguments[i] + "'");
     found->second = arguments[i + 1];
   }
@@ -52,6 +54,15 @@ std::uint64_t seed_of(const std::string& text) {
   return seed;
 }
 
+/// What is between semicolons.
+void begin_with(offramp::chaos::Proxy& proxy, const std::string& lines) {
+  std::istringstream stream(lines);
+  for (std::string line; std::getline(stream, line, ';');) {
+    if (const std::string problem = proxy.set(line); !problem.empty())
+      throw UsageError("--set: " + problem);
+  }
+}
+
 /// Whole or not at all, for those who wait for it.
 void publish(const std::string& path, const std::string& address) {
   const std::string draft = path + "." + std::to_string(getpid());
@@ -66,10 +77,13 @@ void publish(const std::string& path, const std::string& address) {
 
 int main(int count, char** arguments) {
   signal(SIGPIPE, SIG_IGN);
+  // The first process of a container does not die of it otherwise.
+  signal(SIGTERM, [](int) { _exit(0); });
   try {
     const auto options = options_of(count, arguments);
     offramp::chaos::Proxy proxy(options.at("--listen"), options.at("--to"),
                                 seed_of(options.at("--seed")));
+    begin_with(proxy, options.at("--set"));
     if (const std::string& path = options.at("--port-file"); !path.empty())
       publish(path, proxy.address());
     proxy.run(STDIN_FILENO, STDOUT_FILENO);

@@ -22,6 +22,9 @@ class Proxy {
 
   std::string address() const { return bound_address(listener_); }
 
+  /// Changes settings as a line of `control` does; returns what is wrong with it, or nothing.
+  std::string set(const std::string& line) { return apply(line, settings_).error; }
+
   /// Serves until a "quit", or until `control`, from which it reads commands, ends. Each line gets
   /// one back on `replies`: "ok", "error: wanted ..., found ...", or the statistics as JSON.
   void run(int control, int replies);

@@ -9,8 +9,6 @@ import bisect
 import collections
 import csv
 import dataclasses
-import subprocess
-import sys
 
 GRACE_US = 20_000  # beyond the deadline
 TIERS = ("device", "edge", "cloud")
@@ -71,23 +69,6 @@ def read(path):
     return History(list(pictures.values()), complaints)
 
 
-def offline(program, model, data, exits, folder, environment=None):
-    """[exit][picture]: label, probability, entropy of the cascade in one process."""
-    found = []
-    for taken in range(exits):
-        path = folder / f"offline-{taken}.csv"
-        thresholds = ",".join("0" if exit < taken else "1" for exit in range(exits - 1))
-        subprocess.run([program, "eval", "--model", model, "--data", data, "--json",
-                        "--thresholds", thresholds, "--decisions", path],
-                       check=True, capture_output=True, env=environment)
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        if any(int(row["exit"]) != taken for row in rows):
-            raise RuntimeError(f"wanted all of exit {taken}, found others")
-        found.append([(row["label"], row["probability"], row["entropy"]) for row in rows])
-    return found
-
-
 class Lags:
     """How long processes' first threads were ready to run and did not, as the kernel counts it. In
     a device, that is the thread that answers."""
@@ -127,13 +108,8 @@ class Verdict:
     worst_overrun_ms: float = 0.0  # beyond the deadline; negative when nothing came near it
     over_bound: int = 0  # later than the deadline and GRACE_US
     over_bound_unexplained: int = 0  # later even without the time it waited for a core
-    worst_unexplained_ms: float = 0.0
     recovery_ms: list = dataclasses.field(default_factory=list)  # of each healing; None: never
     complaints: list = dataclasses.field(default_factory=list)
-
-    def figures(self):
-        return {key: value for key, value in dataclasses.asdict(self).items()
-                if key != "complaints"}
 
     def text(self):
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.outcomes.items()))
@@ -155,7 +131,7 @@ def check(history, deadline_ms, threshold, offline, lags=None, healed_us=(), rec
     verdict.outcomes = dict(outcomes)
     if not history.pictures:
         verdict.complaints.append("wanted requests, found none")
-    worst = worst_unexplained = float("-inf")
+    worst = float("-inf")
     for one in history.pictures:
         if one.answers != 1:
             verdict.complaints.append(f"id {one.id}: wanted one outcome, found {one.answers}")
@@ -165,17 +141,13 @@ def check(history, deadline_ms, threshold, offline, lags=None, healed_us=(), rec
         if over > GRACE_US:
             verdict.over_bound += 1
             kept = lags(one.begun_us, one.answered_us) if lags else 0
-            worst_unexplained = max(worst_unexplained, over - kept)
             if over - kept > GRACE_US:
                 verdict.over_bound_unexplained += 1
                 verdict.complaints.append(
                     f"id {one.id}: {over / 1000:.1f} ms beyond the deadline, {kept / 1000:.1f} ms "
                     f"of them not running ({one.status})")
-        else:
-            worst_unexplained = max(worst_unexplained, over)
         _judge_answer(one, threshold, offline, verdict)
     verdict.worst_overrun_ms = worst / 1000 if history.pictures else 0.0
-    verdict.worst_unexplained_ms = worst_unexplained / 1000 if history.pictures else 0.0
     handed = [one for one in history.pictures if one.tier != "device" or not one.ok]
     verdict.handed_on = sum(one.tier != "device" for one in history.pictures)
     bounds = recover_ms if isinstance(recover_ms, list) else [recover_ms] * len(healed_us)
@@ -218,7 +190,3 @@ def recovery_ms(handed, healed_us):
         if good[begin] and sum(good[begin:begin + RUN]) >= WELL * RUN:
             return (handed[begin].begun_us - healed_us) / 1000
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(__doc__)

@@ -1,10 +1,6 @@
 """A model whose first tier costs next to nothing and whose second, the last, costs milliseconds."""
 
-import sys
-
-from lab import SOURCE, Skip
-
-sys.path.insert(0, str(SOURCE / "tools"))
+from lab import Skip
 
 SIDE, CHANNELS, KERNEL, CLASSES = 32, 16, 7, 10
 
@@ -12,10 +8,11 @@ SIDE, CHANNELS, KERNEL, CLASSES = 32, 16, 7, 10
 def write_lopsided(path):
     """Writes the model; returns its number of exits."""
     try:
-        import modelfile
         import numpy
     except ImportError as error:
         raise Skip(f"wanted numpy (Debian: python3-numpy), found: {error}")
+    import modelfile
+
     rng = numpy.random.default_rng(14)
 
     def layer(name, op, source, **attributes):

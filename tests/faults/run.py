@@ -1,16 +1,22 @@
 """Runs rows of the failure table, each with processes of its own, and prints a line for each.
 
     run.py [--quick | --all | --list | ROW...]
-    run.py soak [--seconds N] [--seed N] [--out FILE]
+    run.py soak [--seconds N] [--seed N] [--devices N] [--out FILE]
 """
 
 import argparse
+import subprocess
 import sys
 import time
 
-import rows
+import rows_links  # noqa: F401 (each of these enters its rows)
+import rows_machine  # noqa: F401
+import rows_peers  # noqa: F401
+import rows_strangers  # noqa: F401
 import soak
-from lab import Failed, Skip
+from lab import Skip
+from scene import Failed
+from table import TABLE, Gap
 
 # Seconds that they take, in all less than a minute, and nothing of the machine but processes.
 QUICK = (1, 6, 9, 10, 17, 19, 20)
@@ -18,16 +24,19 @@ QUICK = (1, 6, 9, 10, 17, 19, 20)
 
 def run_row(number, quick):
     """One of PASS, FAIL, SKIP; prints its line."""
-    title, function = rows.TABLE[number]
+    title, function = TABLE[number]
     begin = time.monotonic()
     try:
         result, figures = "PASS", function(quick)
-    except rows.Gap as gap:
+    except Gap as gap:
         result, figures = "FAIL", f"(known) {gap}"
     except Skip as skip:
         result, figures = "SKIP", str(skip)
     except Failed as failed:
         result, figures = "FAIL", str(failed)
+    except (OSError, subprocess.SubprocessError) as error:
+        result, figures = "FAIL", str(error)
+    figures = " ".join(figures.split())
     took = time.monotonic() - begin
     print(f"{result}  {number:2}  {title} [{took:.0f} s]: {figures}", flush=True)
     return result
@@ -43,15 +52,15 @@ def main(words):
     parser.add_argument("rows", metavar="ROW", nargs="*")
     options = parser.parse_args(words)
     for word in options.rows:
-        if word not in map(str, rows.TABLE):
-            print(f"fault_tests.sh: wanted rows from 1 to {max(rows.TABLE)}, found '{word}'",
+        if word not in map(str, TABLE):
+            print(f"fault_tests.sh: wanted rows from 1 to {max(TABLE)}, found '{word}'",
                   file=sys.stderr)
             return 64
     if options.list:
-        for number, (title, _) in rows.TABLE.items():
+        for number, (title, _) in sorted(TABLE.items()):
             print(f"{number:2}  {title}{'  (quick)' if number in QUICK else ''}")
         return 0
-    chosen = [int(word) for word in options.rows] or (QUICK if options.quick else list(rows.TABLE))
+    chosen = [int(word) for word in options.rows] or (QUICK if options.quick else sorted(TABLE))
     results = [run_row(number, quick=not options.all) for number in chosen]
     print(", ".join(f"{results.count(kind)} {kind}" for kind in ("PASS", "FAIL", "SKIP")))
     return 1 if "FAIL" in results else 0

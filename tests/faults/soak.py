@@ -14,7 +14,8 @@ import subprocess
 import time
 
 import history
-from lab import Failed, Lab, now_us, want
+from lab import Lab, now_us
+from scene import Failed
 
 HEAL_SECONDS = 4.0
 RECOVER_MS = 2000

@@ -22,7 +22,7 @@ import zmq
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import modelfile  # noqa: E402
-import wire_decode as wire  # noqa: E402
+import wire  # noqa: E402
 
 CUT = 1
 GOLDEN_LAYER = "layer:relu_5"  # what crosses at cut 1 of the default model
@@ -38,10 +38,10 @@ class Link:
         self.socket.linger = 500
         self.socket.immediate = True
         if keys != "-":
-            secret = (pathlib.Path(keys) / "self.key").read_bytes().split()[1]
+            secret, server = wire.read_keys(keys)
             self.socket.curve_secretkey = secret
             self.socket.curve_publickey = zmq.curve_public(secret)
-            self.socket.curve_serverkey = (pathlib.Path(keys) / "next.pub").read_bytes().strip()
+            self.socket.curve_serverkey = server
         self.socket.connect(endpoint)
 
     def send(self, message, until, **fields):

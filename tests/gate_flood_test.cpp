@@ -1,0 +1,154 @@
+// Floods at a node's gate: strangers and garbage without number, handshakes that fail, and an
+// honest device that does not notice.
+#include <doctest/doctest.h>
+#include <zmq.h>
+
+#include <atomic>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "net/device.h"
+#include "net/gate.h"
+#include "net/node.h"
+#include "tests/test_keys.h"
+#include "tests/test_nodes.h"
+#include "tests/test_strangers.h"
+
+namespace offramp::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+}  // namespace
+
+TEST_CASE("gate: floods of strangers and of garbage, and an honest device that does not notice") {
+  const SmallCascade cascade(SmallCascade::Thresholds::kMixed, 50);
+  const Keyring ring;
+  Ear ear, device_ear;
+  Node node(cascade.stages(), cascade.id(), locked(ring.edge_keys()), nullptr, ear.log());
+  std::atomic<int> knocks{0};
+  // Keys that nobody knows: each asks the gate, is refused and comes again with another.
+  std::jthread strangers = beside([&](const std::stop_token& stop) {
+    std::vector<std::unique_ptr<Knocker>> all(8);
+    for (std::size_t i = 0; !stop.stop_requested(); ++i) {
+      const Denial last = i % 3 == 0 ? Denial::kNoKeys : Denial::kUnknownKey;
+      std::optional<LinkKeys> keys;
+      if (last == Denial::kUnknownKey)
+        keys = LinkKeys{.own = make_key_pair(),
+                        .server = i % 3 == 1 ? ring.edge.own : ring.stranger.own};
+      all[i % all.size()] = std::make_unique<Knocker>(node.endpoint(), keys);
+      all[i % all.size()]->send(hello_of(cascade));
+      ++knocks;
+      std::this_thread::sleep_for(milliseconds(3));
+    }
+  });
+  std::jthread vandal = beside([&](const std::stop_token& stop) {
+    std::mt19937 random(5);
+    std::vector<std::unique_ptr<RawSocket>> open(64);
+    while (!stop.stop_requested()) {
+      auto& raw = open[random() % open.size()];
+      raw = std::make_unique<RawSocket>(node.endpoint());
+      Bytes noise(random() % 2000);
+      for (std::uint8_t& byte : noise) byte = static_cast<std::uint8_t>(random());
+      Bytes key(kKeyBytes, 0);  // a point of low order
+      if (random() % 2 == 0)
+        for (std::uint8_t& byte : key) byte = static_cast<std::uint8_t>(random());
+      switch (random() % 5) {
+        case 0:
+          raw->send(noise);
+          break;
+        case 1:
+          raw->send(greeting("CURVE"));
+          raw->send(noise);
+          break;
+        case 2:
+          raw->send(greeting("CURVE"));
+          raw->send(curve_hello(key));
+          break;
+        case 3:
+          raw->send(greeting("NULL"));
+          raw->send(noise);
+          break;
+        default:
+          break;  // silence
+      }
+      ++knocks;
+      std::this_thread::sleep_for(milliseconds(3));
+    }
+  });
+  Device device(cascade.stages(), cascade.id(), kPatient,
+                to(cascade, node.endpoint(), 1, with_keys(ring.device_keys())), device_ear.log());
+  CHECK(eventually([&] {
+    return denied(node, Denial::kUnknownKey) > 20 && denied(node, Denial::kNoKeys) > 20 &&
+           denied(node, Denial::kServerKey) > 20 && denied(node, Denial::kHandshake) > 0;
+  }));
+  const auto outcomes = run_all(device, cascade, 1000);
+  for (std::jthread* flood : {&strangers, &vandal}) {
+    flood->request_stop();
+    flood->join();
+  }
+  CAPTURE(device_ear.all());
+  for (std::size_t i = 0; i < outcomes.size(); ++i) {
+    CAPTURE(i);
+    REQUIRE(std::string(reason_name(outcomes[i].degraded)) == "ok");
+    REQUIRE(outcomes[i].decision == cascade.expected()[i % cascade.size()]);
+  }
+  const NodeCounters counters = node.counters();
+  for (const std::uint64_t malformed : counters.malformed) CHECK(malformed == 0);
+  // Read by people: five lines of each reason at first, and one every ten seconds.
+  std::uint64_t turned_away = 0;
+  for (const std::uint64_t count : counters.denied) turned_away += count;
+  CHECK(turned_away > 100);
+  CHECK(ear.count("refused a connection") <= 5 * kDenialCount + 20);
+}
+
+TEST_CASE("gate: bytes that are no handshake end with the connection, and are counted") {
+  const Keyring ring;
+  Ear ear;
+  Door door(ring.edge_keys(), ear.log());
+  const Bytes zero(kKeyBytes, 0);
+  const RawSocket hello(door.endpoint);
+  REQUIRE(hello.connected());
+  hello.send(greeting("CURVE"));
+  hello.send(curve_hello(zero));
+  CHECK(hello.ended_by_peer(seconds(20)));
+  CHECK(eventually([&] { return denied(door.denials(), Denial::kServerKey) == 1; }));
+  const RawSocket null(door.endpoint);
+  null.send(greeting("NULL"));
+  CHECK(null.ended_by_peer(seconds(20)));
+  CHECK(eventually([&] { return denied(door.denials(), Denial::kNoKeys) == 1; }));
+  const RawSocket command(door.endpoint);
+  command.send(greeting("CURVE"));
+  command.send(Bytes{0x04, 5, 4, 'L', 'E', 'F', 'T'});
+  CHECK(command.ended_by_peer(seconds(20)));
+  CHECK(eventually([&] { return denied(door.denials(), Denial::kHandshake) == 1; }));
+  // Silence is ended by the time limit of the handshake.
+  const RawSocket silent(door.endpoint);
+  CHECK(silent.ended_by_peer(seconds(20)));
+  CHECK(door.messages == 0);
+}
+
+TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
+  const Keyring ring;
+  ZmqContext context;
+  Gate gate(Tier::kEdge, ring.edge_keys(), {});
+  gate.open(context);
+  ZmqSocket router(context, ZMQ_ROUTER);
+  gate.guard(context, router);
+  const std::string endpoint = bound(router);
+  constexpr int kMany = 100;
+  for (int i = 0; i < kMany; ++i) {
+    const RawSocket stranger(endpoint);
+    stranger.send(greeting("NULL"));
+    CHECK(stranger.ended_by_peer(seconds(20)));
+  }
+  std::this_thread::sleep_for(milliseconds(100));
+  gate.serve(Clock::now());
+  CHECK(denied(gate.denials(), Denial::kNoKeys) == kMany);
+  gate.close();
+}
+
+}  // namespace offramp::test

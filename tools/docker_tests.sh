@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Device, edge and cloud as containers of a real engine: builds the images, runs them, and checks
+# answers, limits, kills, moves, stops and replicas. A line for each check says PASS or FAIL.
+#
+#   tools/docker_tests.sh [--quick] [--no-build] [--engine DIR] [--list] [CHECK...]
+#
+#   --quick       less of the same
+#   --no-build    take the images as they are
+#   --engine DIR  where an engine is started for the tests: keep its images there
+#
+# Takes the Docker Engine that `docker` reaches, on this machine. Where there is none, root starts
+# one of its own (Debian: docker.io) in namespaces that end with the tests, and leaves nothing.
+# Exit codes: 0 all hold, 1 some do not, 64 usage, 77 no engine can be had.
+# OFFRAMP_BASE names another base image of Debian 12, OFFRAMP_BUILD_JOBS the compilers at once.
+
+set -euo pipefail
+
+here=$PWD
+cd "$(dirname "$0")/.."
+engine=() words=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --no-build) engine+=("$1") ;;
+    --engine)
+      [ $# -gt 1 ] || { echo "docker_tests.sh: --engine: wanted a folder, found nothing" >&2; exit 64; }
+      engine+=("$1" "$(cd "$here" && realpath -m "$2")")
+      shift ;;
+    *) words+=("$1") ;;
+  esac
+  shift
+done
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+checks=("$python" tests/containers/run.py "${words[@]}")
+[[ " ${words[*]} " != *" --list "* ]] || exec "${checks[@]}"
+exec tests/containers/have_engine.sh "${engine[@]}" -- "${checks[@]}"
