@@ -298,7 +298,7 @@ complete -o default -F _)" +
 }
 
 std::string manual_page(const CLI::App& root, const std::string& version, const std::string& date) {
-  const std::string name = root.get_name();
+  const std::string& name = root.get_name();
   std::string description = root.get_description();
   std::ranges::replace(description, '\n', ' ');
   std::string out = ".TH " + capitals(name) + " 1 " + date + " \"" + name + " " + version +
