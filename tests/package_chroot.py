@@ -290,7 +290,7 @@ def main(folder):
         refuse(debian, services)
         step("what no restart mends ends with a code after which systemd does not restart")
         leave(debian, inside["offramp"])
-        step("an upgrade restarts nodes; removal keeps configuration and keys, purging nothing")
+        step("an upgrade restarts nodes; removal keeps configuration and keys, purging none")
 
 
 if __name__ == "__main__":
