@@ -55,8 +55,8 @@ class ChaosProxy(unittest.TestCase):
         self.addCleanup(self.echo.close)
         self.proxy = self.start()
 
-    def start(self, seed=1):
-        proxy = Proxy(pathlib.Path(self.folder.name), self.echo.address, seed=seed)
+    def start(self, seed=1, more=()):
+        proxy = Proxy(pathlib.Path(self.folder.name), self.echo.address, seed=seed, more=more)
         self.addCleanup(proxy.end)
         return proxy
 
@@ -101,12 +101,12 @@ class ChaosProxy(unittest.TestCase):
         self.assertRegex(self.proxy.tell("statistics"), r'"accepted": 2, .*"bytes_up": 3000002')
 
     def test_begins_with_what_set_says(self):
-        self.start("--to", self.echo.address, "--set", "delay 100 up; delay 50 down")
+        self.proxy = self.start(more=["--set", "delay 100 up; delay 50 down"])
         one = self.client()
         begin = time.monotonic()
         self.assertEqual(self.echoed(one, b"x"), b"x")
         self.assertGreater(time.monotonic() - begin, 0.149)
-        done = subprocess.run([PROXY, "--listen", "127.0.0.1:0", "--to", self.echo.address,
+        done = subprocess.run([CHAOS_PROXY, "--listen", "127.0.0.1:0", "--to", self.echo.address,
                                "--set", "delay 1; dela 2"], capture_output=True, text=True)
         self.assertEqual(done.returncode, 64)
         self.assertIn("dela 2", done.stderr)

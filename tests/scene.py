@@ -269,11 +269,11 @@ class QuietNode(Node):
 class Proxy(Child):
     """chaos_proxy in front of an address."""
 
-    def __init__(self, folder, to, name="proxy", seed=1):
+    def __init__(self, folder, to, name="proxy", seed=1, more=()):
         port_file = folder / f"{name}.addr"
         port_file.unlink(missing_ok=True)
         command = [CHAOS_PROXY, "--listen", "127.0.0.1:0", "--to", address_of(to)]
-        command += ["--seed", seed, "--port-file", port_file]
+        command += ["--seed", seed, "--port-file", port_file, *more]
         super().__init__(name, command, folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.address = self.await_file(port_file)
 

@@ -165,7 +165,7 @@ def overload(quick):
 
 @row(17, "SIGTERM")
 def terminated(quick):
-    tests = cpp_tests("SIGTERM under load: exit code 0*", "node: stopping under load loses nothing")
+    tests = cpp_tests("SIGTERM under load: exit code 0*", "drain: stopping under load loses nothing")
     with Lab() as lab:
         cloud, edge = lab.tiers()
         device = lab.device(edge, 10, deadline_ms=2000)
