@@ -270,7 +270,7 @@ std::string completion_arms(const CLI::App& app, const std::string& words) {
 }  // namespace
 
 std::string bash_completion(const CLI::App& root) {
-  const std::string name = root.get_name();
+  const std::string& name = root.get_name();
   return "# Words of " + name + " for bash; what is neither a command nor an option is a file.\n_" +
          name + R"(() {
   local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
