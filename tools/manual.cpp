@@ -257,7 +257,7 @@ std::string completion_arms(const CLI::App& app, const std::string& words) {
       patterns += (patterns.empty() ? "" : "|") + name;
     }
     if (const std::string known = choices(*option); !known.empty() && !patterns.empty())
-      values += "        " + patterns + ") values='" + known + "' ;;\n";
+      values.append("        " + patterns + ") values='").append(known).append("' ;;\n");
   }
   std::string out = "    '" + words + "')\n      words='" + trimmed(next) + "'\n";
   if (!values.empty()) out += "      case \"$previous\" in\n" + values + "      esac\n";
