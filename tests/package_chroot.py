@@ -235,8 +235,30 @@ def code_of(debian, services):
     return done.returncode
 
 
-def leave(debian):
+def speak_to_systemd(debian):
+    """A systemctl that only writes down what the packages' scripts say to it."""
+    debian.path("/run/systemd/system").mkdir(parents=True)
+    program, told = debian.path("/usr/bin/systemctl"), debian.path("/tmp/told")
+    want(not program.exists(), "a bare Debian has no systemd")
+    program.write_text('#!/bin/sh\necho "$*" >>/tmp/told\n')
+    program.chmod(0o755)
+
+    def hear(*wanted):
+        found = told.read_text().splitlines()
+        want(found == list(wanted), f"scripts say {wanted} to systemd, found {found}")
+        told.unlink()
+
+    return hear
+
+
+def leave(debian, deb):
+    hear = speak_to_systemd(debian)
+    debian.run("dpkg", "--install", deb)
+    reload, nodes = "--system daemon-reload", "offramp-node@*.service"
+    # Of the old package's removal, then of the new one's configuration.
+    hear(reload, reload, f"try-restart {nodes}")
     debian.apt("remove", *PACKAGES)
+    hear(f"stop {nodes}", reload)
     kept = debian.path("/etc/offramp/edge.toml").read_text()
     want("# touched" in kept, "removal keeps the configuration")
     want(debian.path("/etc/offramp/keys/edge/self.key").exists(), "removal keeps the keys")
@@ -267,8 +289,8 @@ def main(folder):
         use_nodes(debian, services)
         refuse(debian, services)
         step("what no restart mends ends with a code after which systemd does not restart")
-        leave(debian)
-        step("removal keeps configuration and keys, purging leaves nothing")
+        leave(debian, inside["offramp"])
+        step("an upgrade restarts nodes; removal keeps configuration and keys, purging none")
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ std::string completion_arms(const CLI::App& app, const std::string& words) {
       patterns += (patterns.empty() ? "" : "|") + name;
     }
     if (const std::string known = choices(*option); !known.empty() && !patterns.empty())
-      values += "        " + patterns + ") values='" + known + "' ;;\n";
+      values.append("        " + patterns + ") values='").append(known).append("' ;;\n");
   }
   std::string out = "    '" + words + "')\n      words='" + trimmed(next) + "'\n";
   if (!values.empty()) out += "      case \"$previous\" in\n" + values + "      esac\n";
@@ -270,7 +270,7 @@ std::string completion_arms(const CLI::App& app, const std::string& words) {
 }  // namespace
 
 std::string bash_completion(const CLI::App& root) {
-  const std::string name = root.get_name();
+  const std::string& name = root.get_name();
   return "# Words of " + name + " for bash; what is neither a command nor an option is a file.\n_" +
          name + R"(() {
   local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
@@ -298,7 +298,7 @@ complete -o default -F _)" +
 }
 
 std::string manual_page(const CLI::App& root, const std::string& version, const std::string& date) {
-  const std::string name = root.get_name();
+  const std::string& name = root.get_name();
   std::string description = root.get_description();
   std::ranges::replace(description, '\n', ' ');
   std::string out = ".TH " + capitals(name) + " 1 " + date + " \"" + name + " " + version +
