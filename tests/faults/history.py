@@ -9,6 +9,8 @@ import bisect
 import collections
 import csv
 import dataclasses
+import os
+import subprocess
 
 GRACE_US = 20_000  # beyond the deadline
 TIERS = ("device", "edge", "cloud")
@@ -120,6 +122,24 @@ class Verdict:
         if self.recovery_ms and None not in self.recovery_ms:
             text += f"; recovered in at most {max(self.recovery_ms):.0f} ms"
         return text
+
+
+def offline(program, model, data, exits, folder, environment=None):
+    """[exit][picture]: label, probability, entropy of the cascade in one process."""
+    return [_offline_at(taken, program, model, data, exits, folder / f"offline-{taken}.csv",
+                        environment) for taken in range(exits)]
+
+
+def _offline_at(taken, program, model, data, exits, path, environment):
+    thresholds = ",".join("0" if exit < taken else "1" for exit in range(exits - 1))
+    subprocess.run([program, "eval", "--model", model, "--data", data, "--json",
+                    "--thresholds", thresholds, "--decisions", path],
+                   check=True, capture_output=True, env={**os.environ, **(environment or {})})
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if any(int(row["exit"]) != taken for row in rows):
+        raise RuntimeError(f"wanted all of exit {taken}, found others")
+    return [(row["label"], row["probability"], row["entropy"]) for row in rows]
 
 
 def check(history, deadline_ms, threshold, offline, lags=None, healed_us=(), recover_ms=2000):

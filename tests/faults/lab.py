@@ -5,7 +5,6 @@ nodes, devices and proxies. When it ends, so do they.
 """
 
 import contextlib
-import csv
 import os
 import pathlib
 import re
@@ -188,20 +187,9 @@ class Lab:
         # Models of a lab's own are as short-lived as its folder; all else is the same in every lab.
         key = (self.model, *self.environment.items())
         if key not in Lab._offline:
-            Lab._offline[key] = [self._offline_at(taken) for taken in range(self.exits)]
+            Lab._offline[key] = history.offline(BINARY, self.model, self.data, self.exits,
+                                                self.folder, self.environment)
         return Lab._offline[key]
-
-    def _offline_at(self, taken):
-        path = self.folder / f"offline-{taken}.csv"
-        thresholds = ",".join("0" if exit < taken else "1" for exit in range(self.exits - 1))
-        subprocess.run([BINARY, "eval", "--model", self.model, "--data", self.data, "--json",
-                        "--thresholds", thresholds, "--decisions", path],
-                       check=True, capture_output=True, env={**os.environ, **self.environment})
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        want(all(int(row["exit"]) == taken for row in rows),
-             f"wanted all of exit {taken}, found others")
-        return [(row["label"], row["probability"], row["entropy"]) for row in rows]
 
     def judge(self, device, **more):
         """Checks a device's history; raises Failed, or returns its figures."""
