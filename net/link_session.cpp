@@ -13,6 +13,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds kRetryHello{2};
 constexpr milliseconds kHelloInterval{1000};
 constexpr int kMostSilences = 2;
+// What a peer says of its own pace is believed up to here: nobody waits for minutes on its word.
+constexpr microseconds kSlowest = std::chrono::seconds(10);
 
 std::string describe(const WireModelId& model, int cut, const Shape& shape) {
   return "model " + short_id(model) + " from stage " + std::to_string(cut) + " with " +
@@ -58,9 +60,8 @@ void LinkSession::received(Message message, Clock::time_point now, std::vector<L
   if (auto* verdict = std::get_if<Verdict>(&message)) {
     away_.erase(verdict->request);
     if (!verdict->hops.empty()) {
-      const Hop& hop = verdict->hops.front();
-      const microseconds took{hop.queue_us + hop.compute_us};
-      pace_ = std::max({took, 7 * pace_ / 8, microseconds{1}});
+      const microseconds took{verdict->hops.front().compute_us};
+      pace_ = std::max(std::clamp(took, microseconds{1}, kSlowest), 7 * pace_ / 8);
     }
     events.push_back(std::move(*verdict));
   } else if (auto* fault = std::get_if<Fault>(&message)) {

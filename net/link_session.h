@@ -61,10 +61,10 @@ class LinkSession {
   void refuse(Fault fault, std::string why, std::vector<LinkEvent>& events);
   void leave_when_done(Clock::time_point now);
   bool greeting() const { return connected_ && state_ == LinkState::kConnecting; }
-  /// Pings that may be without an answer, which comes from the node's workers: who computes for
-  /// long is as silent as who is stuck. Twice as many as times_ says until it is known how long
-  /// requests take, then as many more as fit into that; and twice as many again for each of
-  /// silences_.
+  /// Pings that may be without an answer, which comes from the node's workers between two batches:
+  /// who computes for long is as silent as who is stuck. Twice as many as times_ says until it is
+  /// known how long a batch takes, then as many more as fit into that; and twice as many again for
+  /// each of silences_.
   int patience() const;
   /// Shorter while answers are missing.
   Clock::duration ping_interval(Clock::time_point now) const {
@@ -84,7 +84,7 @@ class LinkSession {
   int window_ = 0;
   int unanswered_ = 0;
   int silences_ = 0;  ///< links in a row that ended in silence before they had a PONG
-  std::chrono::microseconds pace_{0};  ///< what requests take there; 0 before the first answer
+  std::chrono::microseconds pace_{0};  ///< what a batch takes there; 0 before the first answer
   std::uint64_t ping_sequence_ = 0;
   Clock::time_point ping_sent_{};
   std::set<RequestId> away_;  ///< requests of this connection without an answer

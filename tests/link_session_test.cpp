@@ -37,11 +37,11 @@ class Silence {
     return std::chrono::duration_cast<milliseconds>(now_ - begin);
   }
 
-  void answer_request(milliseconds took) {
-    const auto us = static_cast<std::uint32_t>(std::chrono::microseconds(took).count());
+  void answer_request(std::chrono::microseconds took, std::chrono::microseconds queued = {}) {
+    const auto u32 = [](auto time) { return static_cast<std::uint32_t>(time.count()); };
     Verdict verdict;
     verdict.request = make_request_id(1, 1);
-    verdict.hops = {Hop{.compute_us = us}};
+    verdict.hops = {Hop{.queue_us = u32(queued), .compute_us = u32(took)}};
     receive(std::move(verdict));
     link_.submitted(make_request_id(1, 1));
   }
@@ -84,6 +84,22 @@ TEST_CASE("link: a node that takes long, or nobody knows how long, may be silent
   link.answer_request(milliseconds(2000));
   link.answer_ping();
   CHECK(link.borne() == milliseconds(4000));
+}
+
+TEST_CASE("link: what a node says of its pace is not believed beyond reason") {
+  Silence link;
+  link.greet();
+  link.answer_request(std::chrono::minutes(60));
+  link.answer_ping();
+  CHECK(link.borne() == milliseconds(12000));
+}
+
+TEST_CASE("link: how long requests wait for a worker is no reason to be silent") {
+  Silence link;
+  link.greet();
+  link.answer_request(milliseconds(10), std::chrono::seconds(30));
+  link.answer_ping();
+  CHECK(link.borne() == milliseconds(2000));
 }
 
 TEST_CASE("link: one that ended in silence before any PONG is given twice the time, and again") {
