@@ -26,6 +26,8 @@ const char* denial_name(Denial reason) {
       return "withdrawn key";
     case Denial::kRoutingId:
       return "own routing id";
+    case Denial::kUnfinished:
+      return "unfinished message";
   }
   return "?";
 }

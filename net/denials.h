@@ -20,8 +20,9 @@ enum class Denial : std::uint8_t {
   kHandshake,   ///< a handshake that broke off, or never was one
   kWithdrawn,   ///< a message of a key that has been taken off the list
   kRoutingId,   ///< a message of a peer that chose its own routing id
+  kUnfinished,  ///< a message that went on and on
 };
-inline constexpr std::size_t kDenialCount = 7;
+inline constexpr std::size_t kDenialCount = 8;
 using DenialCounts = std::array<std::uint64_t, kDenialCount>;  ///< by Denial
 
 const char* denial_name(Denial reason);  ///< "no keys", "unknown key", ...

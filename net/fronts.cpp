@@ -70,7 +70,7 @@ void Fronts::listen(const std::string& endpoint, int window) {
   context_.emplace();
   gate_.open(*context_);
   router_.emplace(*context_, ZMQ_ROUTER);
-  gate_.guard(*context_, *router_);
+  gate_.guard(*context_, *router_, most_waiting_bytes(limits_.max_payload_bytes, window));
   set_link_options(*router_, limits_.max_payload_bytes, window);
   router_->set(ZMQ_LINGER, 500);
   router_->set(ZMQ_ROUTER_MANDATORY, 1);
@@ -99,6 +99,7 @@ std::optional<Fronts::Received> Fronts::receive_from_router(Clock::time_point no
   // Without keys ZeroMQ's User-Id is what the peer says of itself.
   std::string* const wanted_key = gate_.has_keys() ? &key : nullptr;
   for (int i = 0; i < kMostRefused && router_->receive(parts_, wanted_key); ++i) {
+    gate_.delivered(parts_.source());
     const auto id = parts_[0];
     Peer peer{.cable = -1, .routing_id = {id.begin(), id.end()}, .key = key};
     const bool struck_out = !strikes_.none() && strikes_.out(connection_of(peer), now);

@@ -24,8 +24,7 @@ struct Peer {
   std::string routing_id;  ///< given by the ROUTER to each connection
   std::string key{};       ///< text of the key that the connection was made with; none without keys
   // clang-tidy takes the 0 that the default compares with for a null pointer.
-  auto operator<=>(const Peer&) const =
-      default;  // NOLINT(modernize-use-nullptr): a false alarm  // NOLINT(modernize-use-nullptr)
+  auto operator<=>(const Peer&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 /// How long messages are taken before timers and answers get their turn.
@@ -50,6 +49,8 @@ class Fronts {
 
   /// Opens or closes the gate to those who wait before it.
   void admit(Clock::time_point now) { gate_.serve(now); }
+  /// When to do so though nobody waits.
+  Clock::time_point due() const { return gate_.due(); }
 
   /// What has come, front after front; nullopt when there is nothing more.
   using Received = std::pair<Peer, std::variant<Message, Malformed>>;

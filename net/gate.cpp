@@ -60,8 +60,10 @@ void Gate::open(const ZmqContext& context) {
   if (zmq_bind(zap_->get(), kZapEndpoint) != 0) throw_zmq_error(kZapEndpoint);
 }
 
-void Gate::guard(const ZmqContext& context, ZmqSocket& listener) {
-  monitor_.emplace(context, listener, handshake_failure_events());
+void Gate::guard(const ZmqContext& context, ZmqSocket& listener, std::uint64_t most_bytes) {
+  monitor_.emplace(context, listener,
+                   handshake_failure_events() | ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED);
+  intake_.emplace(most_bytes);
   if (!own_) return;
   listener.set(ZMQ_CURVE_SERVER, 1);
   listener.set(ZMQ_CURVE_SECRETKEY, own_->secret.bytes());
@@ -70,6 +72,7 @@ void Gate::guard(const ZmqContext& context, ZmqSocket& listener) {
 }
 
 void Gate::close() {
+  intake_.reset();
   monitor_.reset();
   zap_.reset();
 }
@@ -85,10 +88,18 @@ void Gate::serve(Clock::time_point now) {
   // All of them: the queue of events has no bound, and strangers fill it.
   while (monitor_) {
     const std::optional<SocketMonitor::Event> event = monitor_->next();
-    if (!event) return;
+    if (!event) break;
+    if (event->type == ZMQ_EVENT_ACCEPTED) intake_->opened(static_cast<int>(event->value));
+    if (event->type == ZMQ_EVENT_DISCONNECTED) intake_->closed(static_cast<int>(event->value));
     if (const auto failure = handshake_failure(*event)) take_note(*failure, now);
   }
+  for (int ended = intake_ ? intake_->review(now) : 0; ended > 0; --ended)
+    refuse(Denial::kUnfinished,
+           "hung up: wanted messages, found one that goes on beyond what all of them may take",
+           now);
 }
+
+Clock::time_point Gate::due() const { return intake_ ? intake_->due() : Clock::time_point::max(); }
 
 bool Gate::answer_one(Clock::time_point now) {
   if (!zap_) return false;

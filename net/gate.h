@@ -12,6 +12,7 @@
 
 #include "net/allow_list.h"
 #include "net/denials.h"
+#include "net/intake.h"
 #include "net/log.h"
 #include "net/monitor.h"
 #include "net/socket.h"
@@ -33,13 +34,22 @@ class Gate {
 
   /// Answers ZeroMQ's questions from now on; before `context` has any other socket.
   void open(const ZmqContext& context);
-  /// Locks and watches the socket that is going to listen. It is closed after this is.
-  void guard(const ZmqContext& context, ZmqSocket& listener);
+  /// Locks and watches the socket that is going to listen. It is closed after this is. A peer may
+  /// send `most_bytes` before they are a message; see Intake.
+  void guard(const ZmqContext& context, ZmqSocket& listener, std::uint64_t most_bytes);
   void close();
 
-  /// Decides on those who knock and takes note of those who failed.
+  /// Decides on those who knock, takes note of those who failed, and ends connections that fill
+  /// the memory.
   void serve(Clock::time_point now);
+  /// When to do so though nobody knocks.
+  Clock::time_point due() const;
   void waitables(std::vector<Waitable>& out) const;
+
+  /// A message has come over the connection with this descriptor.
+  void delivered(int fd) {
+    if (intake_) intake_->delivered(fd);
+  }
 
   /// Whether a message may come in or go out, over a connection whose key has this text; none
   /// without keys. `routing_id` is the ROUTER's.
@@ -63,6 +73,7 @@ class Gate {
   DenialLog log_;
   std::optional<ZmqSocket> zap_;
   std::optional<SocketMonitor> monitor_;
+  std::optional<Intake> intake_;
 
   mutable std::mutex mutex_;  ///< guards what follows
   AllowList allowed_;

@@ -86,7 +86,7 @@ void Node::Impl::wait_for_work() {
   fronts.waitables(waited_for);
   service.waitables(waited_for);
   waited_for.push_back({.fd = stop_event.fd()});
-  wait_readable(waited_for, service.due(Clock::now()));
+  wait_readable(waited_for, std::min(service.due(Clock::now()), fronts.due()));
 }
 
 void Node::Impl::take_messages(Clock::time_point now) {

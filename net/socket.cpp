@@ -16,6 +16,11 @@
 namespace offramp {
 namespace {
 
+constexpr int kKernelBuffer = 256 * 1024;
+constexpr std::size_t kFrameSlack = 1024;
+
+int queued_messages(int window) { return 2 * window; }
+
 // A received part; closed whatever happens.
 class Part {
  public:
@@ -31,6 +36,7 @@ class Part {
     const char* found = zmq_msg_gets(&message_, "User-Id");
     return found == nullptr ? "" : found;
   }
+  int source() { return zmq_msg_get(&message_, ZMQ_SRCFD); }
 
  private:
   zmq_msg_t message_;
@@ -117,6 +123,7 @@ bool ZmqSocket::receive(Parts& parts, std::string* user_id) {
     Part& part = parts.count_ < Parts::kMost ? parts.impl_->parts[parts.count_] : surplus;
     if (zmq_msg_recv(part.get(), socket_, ZMQ_DONTWAIT) < 0) return false;
     ++parts.count_;
+    parts.source_ = part.source();
     if (user_id != nullptr && user_id->empty()) *user_id = part.user_id();
     if (zmq_msg_more(part.get()) == 0) return true;
   }
@@ -162,11 +169,11 @@ bool is_local(const std::string& endpoint) {
 }
 
 void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window) {
-  socket.set(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(max_frame_bytes + 1024));
-  socket.set(ZMQ_SNDHWM, 2 * window);
-  socket.set(ZMQ_RCVHWM, 2 * window);
-  socket.set(ZMQ_SNDBUF, 256 * 1024);
-  socket.set(ZMQ_RCVBUF, 256 * 1024);
+  socket.set(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(max_frame_bytes + kFrameSlack));
+  socket.set(ZMQ_SNDHWM, queued_messages(window));
+  socket.set(ZMQ_RCVHWM, queued_messages(window));
+  socket.set(ZMQ_SNDBUF, kKernelBuffer);
+  socket.set(ZMQ_RCVBUF, kKernelBuffer);
   socket.set(ZMQ_HANDSHAKE_IVL, 3000);
   socket.set(ZMQ_TCP_MAXRT, 10000);
   socket.set(ZMQ_TCP_KEEPALIVE, 1);
@@ -174,6 +181,14 @@ void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window
   socket.set(ZMQ_TCP_KEEPALIVE_INTVL, 5);
   socket.set(ZMQ_TCP_KEEPALIVE_CNT, 3);
   socket.set(ZMQ_IPV6, 1);
+}
+
+// Beside the queue: a message that is coming, one that is being received, and the kernel's buffer,
+// which is twice what was asked for. The slack covers a header and what CURVE adds.
+std::uint64_t most_waiting_bytes(std::size_t max_frame_bytes, int window) {
+  return static_cast<std::uint64_t>(queued_messages(window) + 2) *
+             (max_frame_bytes + 2 * kFrameSlack) +
+         2 * kKernelBuffer;
 }
 
 }  // namespace offramp

@@ -39,6 +39,9 @@ class Parts {
   Parts& operator=(const Parts&) = delete;
 
   std::size_t count() const { return count_; }  ///< further ones, which are gone, included
+  /// The descriptor of the connection it came over, which may have been closed since; -1 when that
+  /// is not known.
+  int source() const { return source_; }
   /// Valid until the next message is received.
   std::span<const std::uint8_t> operator[](std::size_t index) const;
 
@@ -47,6 +50,7 @@ class Parts {
   struct Impl;
   std::unique_ptr<Impl> impl_;
   std::size_t count_ = 0;
+  int source_ = -1;
 };
 
 class ZmqSocket {
@@ -90,5 +94,9 @@ bool is_local(const std::string& endpoint);
 /// Options common to both sides of a TCP link; before bind or connect.
 /// `max_frame_bytes` is the largest frame that is taken, `window` sizes the queues.
 void set_link_options(ZmqSocket& socket, std::size_t max_frame_bytes, int window);
+
+/// What can have come over a connection with these options and wait to be received, when each of
+/// its messages is a header and one frame.
+std::uint64_t most_waiting_bytes(std::size_t max_frame_bytes, int window);
 
 }  // namespace offramp

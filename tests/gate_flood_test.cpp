@@ -137,7 +137,7 @@ TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
   Gate gate(Tier::kEdge, ring.edge_keys(), {});
   gate.open(context);
   ZmqSocket router(context, ZMQ_ROUTER);
-  gate.guard(context, router);
+  gate.guard(context, router, 1 << 20);
   const std::string endpoint = bound(router);
   constexpr int kMany = 100;
   for (int i = 0; i < kMany; ++i) {
@@ -149,6 +149,83 @@ TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
   gate.serve(Clock::now());
   CHECK(denied(gate.denials(), Denial::kNoKeys) == kMany);
   gate.close();
+}
+
+namespace {
+
+/// A gate and its socket, which nobody receives from unless told, and a peer without a limit of its
+/// own.
+struct Silo {
+  static constexpr std::size_t kFrame = 64 << 10;
+  static constexpr int kWindow = 4;
+
+  Silo() {
+    gate.open(context);
+    gate.guard(context, router, most_waiting_bytes(kFrame, kWindow));
+    set_link_options(router, kFrame, kWindow);
+    router.set(ZMQ_LINGER, 0);
+    const std::string endpoint = bound(router);
+    peer.set(ZMQ_SNDHWM, 0);
+    peer.set(ZMQ_LINGER, 0);
+    REQUIRE(zmq_connect(peer.get(), endpoint.c_str()) == 0);
+  }
+  ~Silo() { gate.close(); }
+
+  void send(int parts) {
+    const Bytes part(kFrame);
+    while (--parts >= 0) {
+      const int more = parts > 0 ? ZMQ_SNDMORE : 0;
+      REQUIRE(zmq_send(peer.get(), part.data(), part.size(), more) >= 0);
+    }
+  }
+  std::uint64_t hung_up() {
+    gate.serve(now += seconds(1));
+    return denied(gate.denials(), Denial::kUnfinished);
+  }
+
+  Ear ear;
+  ZmqContext context;
+  Gate gate{Tier::kEdge, std::nullopt, ear.log()};
+  ZmqSocket router{context, ZMQ_ROUTER};
+  ZmqSocket peer{context, ZMQ_DEALER};
+  Clock::time_point now{};
+};
+
+}  // namespace
+
+TEST_CASE("gate: a message longer than all that a peer may send is hung up on") {
+  Silo silo;
+  silo.send(40);
+  CHECK(eventually([&] { return silo.hung_up() == 1; }));
+  CHECK(silo.ear.count("hung up") == 1);
+  // The next connection starts anew, and so do the bytes after each message.
+  Parts parts;
+  for (int i = 0; i < 40; ++i) {
+    silo.send(1);
+    REQUIRE(eventually([&] {
+      CHECK(silo.hung_up() == 1);
+      if (!silo.router.receive(parts)) return false;
+      silo.gate.delivered(parts.source());
+      return true;
+    }));
+  }
+}
+
+TEST_CASE("gate: whole messages that wait for a node are no reason to hang up") {
+  Silo silo;
+  for (int i = 0; i < 100; ++i) silo.send(1);
+  const Clock::time_point end = Clock::now() + milliseconds(500);
+  while (Clock::now() < end) REQUIRE(silo.hung_up() == 0);
+  Parts parts;
+  int received = 0;
+  CHECK(eventually([&] {
+    while (silo.router.receive(parts)) {
+      silo.gate.delivered(parts.source());
+      ++received;
+    }
+    return received == 100;
+  }));
+  CHECK(silo.hung_up() == 0);
 }
 
 }  // namespace offramp::test

@@ -39,7 +39,7 @@ Door::Door(std::optional<NodeKeys> keys, Log log)
   router_.emplace(context_, ZMQ_ROUTER);
   set_link_options(*router_, 1 << 20, 64);
   router_->set(ZMQ_LINGER, 0);
-  gate_.guard(context_, *router_);
+  gate_.guard(context_, *router_, most_waiting_bytes(1 << 20, 64));
   endpoint = bound(*router_);
   thread_ = beside([this](const std::stop_token& stop) { serve(stop); });
 }
