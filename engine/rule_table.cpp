@@ -42,7 +42,11 @@ Target::HeldOut read_held_out(const json& entry, std::size_t exits, const std::s
   const json& shares = fields.list("shares");
   if (shares.size() != exits)
     throw bad_model(where + ": shares", std::to_string(exits) + " numbers", describe(shares));
-  for (const json& share : shares) found.shares.push_back(json_number(share, where + ": shares"));
+  for (const json& share : shares) {
+    const float part = json_number(share, where + ": shares");
+    if (part < 0 || part > 1) throw bad_model(where + ": shares", "0 to 1", describe(share));
+    found.shares.push_back(part);
+  }
   fields.finish();
   return found;
 }

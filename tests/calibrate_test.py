@@ -16,7 +16,7 @@ except ImportError as missing:
 from scene import SOURCE
 
 sys.path.insert(0, str(SOURCE / "tools"))
-import calibrate  # noqa: E402
+import exit_statistics  # noqa: E402
 import modelfile  # noqa: E402
 
 WEIGHTS = SOURCE / "weights"
@@ -26,12 +26,13 @@ class Statistics(unittest.TestCase):
     def test_upper_limit_of_nothing_found_is_the_closed_form(self):
         for n, error in ((10, 0.05), (4500, 0.0005)):
             wanted = 1 - error ** (1 / n)
-            self.assertAlmostEqual(calibrate.upper_limit(0, n, error), wanted, places=6)
+            self.assertAlmostEqual(exit_statistics.upper_limit(0, n, error), wanted, places=6)
 
     def test_binomial_is_the_sum(self):
         for count in range(6):
             wanted = sum(math.comb(7, k) * 0.3**k * 0.7 ** (7 - k) for k in range(count + 1))
-            self.assertAlmostEqual(calibrate.binomial_at_most(count, 7, 0.3), wanted, places=12)
+            found = exit_statistics.binomial_at_most(count, 7, 0.3)
+            self.assertAlmostEqual(found, wanted, places=12)
 
     def test_loss_is_the_sum_over_all_outcomes(self):
         n, losing, gaining = 5, 0.25, 0.1
@@ -42,7 +43,7 @@ class Statistics(unittest.TestCase):
                 for all_of in itertools.product(chance, repeat=n)
                 if sum(all_of) <= total
             )
-            found = calibrate.loss_at_most(total, n, losing, gaining)
+            found = exit_statistics.loss_at_most(total, n, losing, gaining)
             self.assertAlmostEqual(found, wanted, places=9)
 
     def test_p_values_are_rarely_small_where_the_loss_is_just_too_large(self):
@@ -51,7 +52,7 @@ class Statistics(unittest.TestCase):
         rejected = 0
         for _ in range(repeats):
             losses, gains, _ = random.multinomial(n, [0.04, 0.02, 0.94])
-            rejected += calibrate.p_value(int(losses), int(gains), n, most) <= level
+            rejected += exit_statistics.p_value(int(losses), int(gains), n, most) <= level
         # Three standard deviations over the level.
         self.assertLessEqual(rejected / repeats, level + 3 * math.sqrt(level * 0.9 / repeats))
         self.assertGreater(rejected, 0)
@@ -59,9 +60,9 @@ class Statistics(unittest.TestCase):
     def test_the_temperature_that_made_the_logits_is_found(self):
         random = np.random.RandomState(2)
         logits = random.normal(0, 2, (20000, 5))
-        chances = calibrate.softmax(logits)
+        chances = exit_statistics.softmax(logits)
         labels = (chances.cumsum(axis=1) < random.uniform(size=(20000, 1))).sum(axis=1)
-        self.assertAlmostEqual(calibrate.fit_temperature(3 * logits, labels), 3, delta=0.1)
+        self.assertAlmostEqual(exit_statistics.fit_temperature(3 * logits, labels), 3, delta=0.1)
 
 
 class Choosing(unittest.TestCase):
@@ -76,20 +77,20 @@ class Choosing(unittest.TestCase):
             "patience": [1, 1, 0.5],
         }
         for criterion in modelfile.CRITERIA:
-            found = calibrate.doubts_of(criterion, probabilities, said)[0]
+            found = exit_statistics.doubts_of(criterion, probabilities, said)[0]
             np.testing.assert_allclose(found[: len(wanted[criterion])], wanted[criterion])
 
     def test_a_doubt_at_its_threshold_is_not_sure_and_the_last_exit_always_answers(self):
         doubts = np.array([[0.5, 0.1, 1.0], [0.4, 0.1, 1.0], [0.9, 0.9, 1.0]])
-        self.assertEqual(calibrate.exits_taken(doubts, (0.5, 0.2)).tolist(), [1, 0, 2])
+        self.assertEqual(exit_statistics.exits_taken(doubts, (0.5, 0.2)).tolist(), [1, 0, 2])
 
     def test_the_path_goes_from_careful_to_bold(self):
         random = np.random.RandomState(3)
         doubts = random.uniform(size=(200, 3))
         loss = np.stack([doubts[:, 0] * 0.3, doubts[:, 1] * 0.1, np.zeros(200)], axis=1)
         costs = np.array([0.3, 0.6, 1.0])
-        path = calibrate.careful_to_bold(doubts, loss, costs)
-        taken = [calibrate.exits_taken(doubts, thresholds) for thresholds in path]
+        path = exit_statistics.careful_to_bold(doubts, loss, costs)
+        taken = [exit_statistics.exits_taken(doubts, thresholds) for thresholds in path]
         means = [costs[one].mean() for one in taken]
         lost = [loss[np.arange(200), one].mean() for one in taken]
         self.assertGreater(len(path), 10)
@@ -103,9 +104,9 @@ class Choosing(unittest.TestCase):
         right = np.ones((n, 2), bool)
         right[1000:2000, 0] = False  # between a quarter and a half every early answer is wrong
         path = [(0.1,), (0.2,), (0.4,), (0.22,)]
-        self.assertEqual(calibrate.choose(1, path, doubts, right, 0.9).thresholds, (0.2,))
+        self.assertEqual(exit_statistics.choose(1, path, doubts, right, 0.9).thresholds, (0.2,))
         # Nothing can be proved to lose less than nothing.
-        chosen = calibrate.choose(0, path, doubts, right, 0.9)
+        chosen = exit_statistics.choose(0, path, doubts, right, 0.9)
         self.assertEqual((chosen.thresholds, chosen.losses, chosen.p), ((0.0,), 0, 0.0))
 
 

@@ -276,6 +276,7 @@ TEST_CASE("rules and targets that make no sense are refused") {
   check_refused(targets("/0/rules/0/threshold", 7), "found 7");
   check_refused(targets("/0/heldout/pictures", 0), "found 0");
   check_refused(targets("/0/heldout/shares", Json::array({1})), "2 numbers");
+  check_refused(targets("/0/heldout/shares", Json::array({1, 7})), "0 to 1, found 7");
   check_refused(targets("/0/heldout/cost", 2), "found 2");
   check_refused(targets("/0/heldout/more", 2), "'more'");
   check_refused(targets("/0/more", 2), "'more'");
