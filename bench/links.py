@@ -40,6 +40,7 @@ KINDS = {
     "auto": (("--cut", "auto", "--codec", "u8"), "u8"),
 }
 EXITS = 3
+WARM_UPS = 5
 
 
 def percentile(values, share):
@@ -52,15 +53,22 @@ def labels(data, limit):
     return list(file.read_bytes()[:: 1 + 3 * 32 * 32][:limit])
 
 
-def measure(fleet, threshold, kind, limit, truth):
-    """One point: a run of `limit` pictures, one at a time."""
-    more, _ = KINDS[kind]
+def device(fleet, limit, threshold, more):
     command = fleet.device_command(f"{fleet.project}-device", "device-link:5555",
                                    ["--limit", limit, "--window", "1", "--deadline", "20s",
                                     "--thresholds", threshold, "--json", "--history",
                                     "/out/sweep.csv", *more])
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True,
                           env=fleet.environment, stdin=subprocess.DEVNULL)
+
+
+def measure(fleet, threshold, kind, limit, truth):
+    """One point: a run of `limit` pictures, one at a time."""
+    more, _ = KINDS[kind]
+    for _ in range(WARM_UPS):  # containers that were made anew take a moment to find each other
+        if device(fleet, 1, 0, more).returncode == 0:
+            break
+    done = device(fleet, limit, threshold, more)
     if done.returncode != 0:
         raise SystemExit(f"links.py: {done.stderr.strip()[-300:]}")
     with open(fleet.out / "sweep.csv", newline="") as file:
