@@ -1,5 +1,5 @@
-// What a test of the program needs beside it: a folder with a model and pictures, and a device's
-// command for them.
+// What a test of the program needs beside it: a folder with a model and pictures, a device's
+// command for them, and what came of it.
 #pragma once
 
 #include <map>
@@ -24,6 +24,9 @@ struct Site {
   /// device is in the midst of its work.
   std::vector<std::string> run(const std::string& next, int count,
                                std::vector<std::string> more = {}) const;
+  /// Runs it to its end, with time for every answer, however busy the machine.
+  Finished patient_run(const std::string& next, int count,
+                       std::vector<std::string> more = {}) const;
 
   TempDir folder;
   std::string model, picture, marker;
@@ -37,7 +40,18 @@ struct DataSite : Site {
   std::string data;
 };
 
+/// An edge that answers over HTTP, too.
+class MeteredEdge : public RunningNode {
+ public:
+  explicit MeteredEdge(const Site& site, std::vector<std::string> more = {},
+                       std::map<std::string, std::string> environment = {});
+
+  std::string metrics;  ///< "127.0.0.1:40001"
+};
+
 /// How many pictures of a device's JSON got each status.
 std::map<std::string, int> statuses(const Finished& device);
+/// `count` pictures, and the whole cascade has answered each of them.
+void check_all_ok(const Finished& device, int count);
 
 }  // namespace offramp::testing
