@@ -70,9 +70,16 @@ class ChaosProxy(unittest.TestCase):
         self.addCleanup(one.close)
         return one
 
-    def echoed(self, one, data):
-        """What comes back, as long as `data`; fewer bytes at the end of the stream."""
-        sender = threading.Thread(target=one.sendall, args=(data,))
+    def echoed(self, one, data, block_bytes=None):
+        """What comes back, as long as `data`; fewer bytes at the end of the stream. Sent at once, or
+        in blocks."""
+        size = block_bytes or len(data)
+
+        def send():
+            for begin in range(0, len(data), size):
+                one.sendall(data[begin:begin + size])
+
+        sender = threading.Thread(target=send)
         sender.start()
         back = bytearray()
         while len(back) < len(data) and (block := one.recv(65536)):
@@ -167,14 +174,16 @@ class ChaosProxy(unittest.TestCase):
     def test_corrupt_changes_about_as_many_bytes_as_told_and_the_same_for_a_seed(self):
         data = bytes(400_000)
         changed = []
-        for seed in (7, 7, 8):
+        for seed, block_bytes in ((7, None), (7, 777), (8, None)):
             self.proxy = self.start(seed)
             self.do("corrupt 0.001 up")
-            back = self.echoed(self.client(), data)
+            if block_bytes:
+                self.do("delay 0 1 up")
+            back = self.echoed(self.client(), data, block_bytes)
             self.assertEqual(len(back), len(data))
-            changed.append([i for i, byte in enumerate(back) if byte])
-        self.assertEqual(changed[0][:20], changed[1][:20])
-        self.assertNotEqual(changed[0][:20], changed[2][:20])
+            changed.append([(i, byte) for i, byte in enumerate(back) if byte])
+        self.assertEqual(changed[0], changed[1])
+        self.assertNotEqual(changed[0], changed[2])
         for one in changed:
             self.assertTrue(200 < len(one) < 800, len(one))
 

@@ -14,6 +14,7 @@
 #include "net/client_c.h"
 #include "net/node.h"
 #include "tests/test_files.h"
+#include "tests/test_wait.h"
 
 namespace offramp {
 namespace {
@@ -134,14 +135,14 @@ TEST_CASE("client: each of many pictures from many threads has one outcome") {
   std::atomic<int> called{0};
   std::vector<std::jthread> threads;
   for (int t = 0; t < 4; ++t) {
-    threads.emplace_back([&] {
+    threads.push_back(testing::beside([&] {
       for (int i = 0; i < 25; ++i) {
         client.submit(small.picture, [&](const ClientOutcome& outcome) {
           called += outcome.code == ClientCode::kOk ? 1 : 0;
         });
         client.submit(small.picture);
       }
-    });
+    }));
   }
   threads.clear();
   std::set<ClientTicket> tickets;
@@ -181,13 +182,12 @@ TEST_CASE("client: a full queue is told, and what is under way at the end is wai
 TEST_CASE("client: who classifies gets the answer, whoever else takes what comes") {
   const Small small;
   Client client(small.options());
-  std::atomic<bool> done{false};
   int taken = 0;
-  std::jthread taker([&] {
-    while (!done) taken += client.wait_any(std::chrono::milliseconds(1)) ? 1 : 0;
+  std::jthread taker = testing::beside([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) taken += client.wait_any(std::chrono::milliseconds(1)) ? 1 : 0;
   });
   for (int i = 0; i < 200; ++i) CHECK(client.classify(small.picture).label >= 0);
-  done = true;
+  taker.request_stop();
   taker.join();
   CHECK(taken == 0);
 }
@@ -197,11 +197,9 @@ TEST_CASE("client: pictures that wait behind a hung tier are answered in time, t
   const Model model = load_model(small.model);
   const std::vector<Stage> stages = make_stages(model, std::vector<float>{0.0f}, PlanOptions{});
   const std::string listen = "ipc://" + (small.folder.path() / "edge").string();
-  std::atomic<bool> hold{true};
+  testing::HeldWork work;
   NodeOptions hung{.listen = listen};
-  hung.before_compute = [&] {
-    while (hold) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  };
+  hung.before_compute = [&] { work.wait(); };
   const Node node(stages, model.id, hung, nullptr, Log{});
   ClientOptions options = small.silent_next(seconds(1));
   options.next = {listen};
@@ -219,7 +217,7 @@ TEST_CASE("client: pictures that wait behind a hung tier are answered in time, t
     CHECK(statuses["overloaded"] > 0);
     CHECK(statuses["overloaded"] + statuses["late"] == 500);
   }
-  hold = false;
+  work.hold = false;
 }
 
 TEST_CASE("client: what is refused, and as what") {

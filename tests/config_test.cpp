@@ -6,20 +6,14 @@
 #include <string>
 #include <vector>
 
-#include "tests/test_command.h"
+#include "tests/test_site.h"
 
 namespace offramp::testing {
 namespace {
 
 using std::chrono::seconds;
 
-/// A folder with a model, a picture and a configuration.
-class Bench {
- public:
-  Bench() {
-    model = folder.write("model.safetensors", small_model().signed_file()).string();
-    picture = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
-  }
+struct ConfigSite : Site {
   std::string config(const std::string& text) const {
     return folder.write("offramp.toml", std::string_view(text)).string();
   }
@@ -28,9 +22,6 @@ class Bench {
     return "[node]\ntier = \"edge\"\nlisten = \"127.0.0.1:0\"\nmodel = \"" + model +
            "\"\nkeys = \"" + key_folder("edge") + "\"\n";
   }
-
-  TempDir folder;
-  std::string model, picture;
 };
 
 /// Without the keys that offramp() adds.
@@ -50,12 +41,12 @@ std::string line_of(const std::string& text, const std::string& key) {
 }  // namespace
 
 TEST_CASE("config check shows each value and where it comes from") {
-  const Bench bench;
-  const std::string file = bench.config(bench.node_section() +
-                                        "workers = 2  # and no more\n"
-                                        "drain = \"3s\"\n"
-                                        "thresholds = [0.25]\n"
-                                        "quiet = true\n");
+  const ConfigSite site;
+  const std::string file = site.config(site.node_section() +
+                                       "workers = 2  # and no more\n"
+                                       "drain = \"3s\"\n"
+                                       "thresholds = [0.25]\n"
+                                       "quiet = true\n");
   const Finished checked =
       plain({"config", "check", file}, {{"OFFRAMP_NODE_WORKERS", "3"}, {"OFFRAMP_MODEL", ""}});
   CAPTURE(checked.err);
@@ -81,11 +72,11 @@ TEST_CASE("config check shows each value and where it comes from") {
 }
 
 TEST_CASE("a flag goes before the environment, and that before the file") {
-  const Bench bench;
-  const std::string file = bench.config("[node]\nworkers = 2\n");
+  const ConfigSite site;
+  const std::string file = site.config("[node]\nworkers = 2\n");
   const auto workers = [&](std::vector<std::string> more, const std::string& wanted,
                            std::map<std::string, std::string> environment = {}) {
-    RunningNode node(bench.folder, bench.model, "edge", std::move(more), std::move(environment));
+    RunningNode node(site.folder, site.model, "edge", std::move(more), std::move(environment));
     const std::string err = node.stop().err;
     CAPTURE(err);
     CHECK(err.find(", " + wanted) != std::string::npos);
@@ -100,18 +91,17 @@ TEST_CASE("a flag goes before the environment, and that before the file") {
 }
 
 TEST_CASE("a node may have all of its options from a file, and so may a device") {
-  const Bench bench;
-  const std::string port_file = (bench.folder.path() / "edge.addr").string();
-  const std::string file =
-      bench.config(bench.node_section() + "port-file = \"" + port_file + "\"\n");
+  const ConfigSite site;
+  const std::string port_file = site.path("edge.addr");
+  const std::string file = site.config(site.node_section() + "port-file = \"" + port_file + "\"\n");
   Process node({OFFRAMP_BINARY, "node", "--config", file});
   REQUIRE(node.wait_for("listening on ", seconds(20)));
   const std::string address = lines(text_of(port_file)).at(0);
-  const std::string device = bench.config("[run]\nnext = \"" + address + "\"\nmodel = \"" +
-                                          bench.model + "\"\nkeys = \"" + key_folder("device") +
-                                          "\"\nwait = \"20s\"\ndeadline = \"20s\"\n"
-                                          "thresholds = 0\njson = true\n");
-  const Finished finished = plain({"run", "--config", device, bench.picture});
+  const std::string device = site.config("[run]\nnext = \"" + address + "\"\nmodel = \"" +
+                                         site.model + "\"\nkeys = \"" + key_folder("device") +
+                                         "\"\nwait = \"20s\"\ndeadline = \"20s\"\n"
+                                         "thresholds = 0\njson = true\n");
+  const Finished finished = plain({"run", "--config", device, site.picture});
   CAPTURE(finished.err);
   CHECK(finished.code == 0);
   CHECK(finished.out.find("\"tier\":\"edge\"") != std::string::npos);
@@ -120,13 +110,13 @@ TEST_CASE("a node may have all of its options from a file, and so may a device")
 }
 
 TEST_CASE("what is wrong with a file is said in one line that names it, the line and the key") {
-  const Bench bench;
+  const ConfigSite site;
   struct Wrong {
     std::string text;
     std::string names;  ///< after the file's name
     std::string wanted;
   };
-  const std::string good = bench.node_section();
+  const std::string good = site.node_section();
   const std::vector<Wrong> all = {
       {"[node\n", ":1: ", "TOML"},
       {"tier = \"edge\"\n", ":1: ", "[node]"},
@@ -154,7 +144,7 @@ TEST_CASE("what is wrong with a file is said in one line that names it, the line
   };
   for (const Wrong& wrong : all) {
     CAPTURE(wrong.text);
-    const std::string file = bench.config(wrong.text);
+    const std::string file = site.config(wrong.text);
     for (const std::vector<std::string>& arguments :
          {std::vector<std::string>{"config", "check", file},
           std::vector<std::string>{"node", "--config", file}}) {
@@ -166,22 +156,22 @@ TEST_CASE("what is wrong with a file is said in one line that names it, the line
 }
 
 TEST_CASE("what a file names is looked for, and the file is named when it is not there") {
-  const Bench bench;
+  const ConfigSite site;
   const std::string start = "[node]\ntier = \"edge\"\nlisten = \"127.0.0.1:0\"\n";
-  const std::string gone = (bench.folder.path() / "gone").string();
-  const std::string model = "model = \"" + bench.model + "\"\n";
-  const std::string no_keys = bench.config(start + model + "keys = \"" + gone + "\"\n");
+  const std::string gone = site.path("gone");
+  const std::string model = "model = \"" + site.model + "\"\n";
+  const std::string no_keys = site.config(start + model + "keys = \"" + gone + "\"\n");
   check_refusal(plain({"config", "check", no_keys}), kMissing, no_keys + ":5: keys: " + gone);
   const std::string no_model =
-      bench.config(start + "model = \"" + gone + "\"\nkeys = \"" + key_folder("edge") + "\"\n");
+      site.config(start + "model = \"" + gone + "\"\nkeys = \"" + key_folder("edge") + "\"\n");
   check_refusal(plain({"config", "check", no_model}), kMissing, no_model + ":4: model: " + gone);
-  const std::string damaged = bench.folder.write("bad.safetensors", "nonsense").string();
+  const std::string damaged = site.folder.write("bad.safetensors", "nonsense").string();
   const std::string bad_model =
-      bench.config(start + "model = \"" + damaged + "\"\nkeys = \"" + key_folder("edge") + "\"\n");
+      site.config(start + "model = \"" + damaged + "\"\nkeys = \"" + key_folder("edge") + "\"\n");
   check_refusal(plain({"config", "check", bad_model}), kBadModel,
                 bad_model + ":4: model: " + damaged);
   // Neither keys nor --insecure.
-  const std::string open = bench.config(start + model);
+  const std::string open = site.config(start + model);
   check_refusal(plain({"config", "check", open}), kUsage, open + ":3: listen");
 
   for (const char* command : {"node", "run", "demo"}) {
@@ -189,18 +179,18 @@ TEST_CASE("what a file names is looked for, and the file is named when it is not
     check_refusal(plain({command, "--config", gone}), kMissing, gone);
   }
   check_refusal(plain({"config", "check", gone}), kMissing, gone);
-  check_refusal(plain({"config", "check", bench.folder.path().string()}), kMissing, "a folder");
-  check_refusal(plain({"config", "check", bench.config("")}), kUsage, "[node]");
-  check_refusal(plain({"config", "check", bench.config("[node]\n")}), kUsage, "--tier");
+  check_refusal(plain({"config", "check", site.folder.path().string()}), kMissing, "a folder");
+  check_refusal(plain({"config", "check", site.config("")}), kUsage, "[node]");
+  check_refusal(plain({"config", "check", site.config("[node]\n")}), kUsage, "--tier");
 }
 
 TEST_CASE("what is wrong with the environment is said with the variable's name") {
-  const Bench bench;
+  const ConfigSite site;
   const auto node = [&](const std::string& name, const std::string& value) {
     std::map<std::string, std::string> environment = {{"OFFRAMP_NODE_TIER", "edge"},
                                                       {"OFFRAMP_NODE_LISTEN", "127.0.0.1:0"}};
     environment[name] = value;
-    return offramp({"node", "--model", bench.model}, environment);
+    return offramp({"node", "--model", site.model}, environment);
   };
   check_refusal(node("OFFRAMP_NODE_TIER", "moon"), kUsage, "OFFRAMP_NODE_TIER: wanted");
   check_refusal(node("OFFRAMP_NODE_LISTEN", "here"), kUsage, "OFFRAMP_NODE_LISTEN: wanted");
@@ -212,16 +202,16 @@ TEST_CASE("what is wrong with the environment is said with the variable's name")
 }
 
 TEST_CASE("--insecure goes before the keys of a file, and a key folder before an insecure file") {
-  const Bench bench;
-  const std::string with_keys = bench.config(bench.node_section());
+  const ConfigSite site;
+  const std::string with_keys = site.config(site.node_section());
   Process open({OFFRAMP_BINARY, "node", "--config", with_keys, "--insecure"});
   CHECK(open.wait_for("WARNING: --insecure", seconds(20)));
   open.signal(SIGTERM);
   CHECK(open.finish().code == 0);
 
-  const std::string without = bench.config(
-      "[node]\ntier = \"edge\"\nlisten = \"127.0.0.1:0\"\ninsecure = true\nmodel = \"" +
-      bench.model + "\"\n");
+  const std::string without =
+      site.config("[node]\ntier = \"edge\"\nlisten = \"127.0.0.1:0\"\ninsecure = true\nmodel = \"" +
+                  site.model + "\"\n");
   Process closed({OFFRAMP_BINARY, "node", "--config", without, "--keys", key_folder("edge")});
   CHECK(closed.wait_for("listening on ", seconds(20)));
   closed.signal(SIGTERM);
@@ -231,12 +221,12 @@ TEST_CASE("--insecure goes before the keys of a file, and a key folder before an
 }
 
 TEST_CASE("the demo has its own section, and its nodes have none") {
-  const Bench bench;
-  const std::string file = bench.config(
-      "[demo]\nlimit = 1\nthresholds = \"0\"\nmodel = \"" + bench.model + "\"\ndata = \"" +
-      (bench.folder.path() / "data").string() + "\"\n[node]\ntier = \"cloud\"\nworkers = 3\n");
+  const ConfigSite site;
+  const std::string file = site.config("[demo]\nlimit = 1\nthresholds = \"0\"\nmodel = \"" +
+                                       site.model + "\"\ndata = \"" + site.path("data") +
+                                       "\"\n[node]\ntier = \"cloud\"\nworkers = 3\n");
   for (const char* name : {"cat", "dog", "owl"})
-    bench.folder.write(std::string("data/") + name + "/1.png", encode_png(random_picture(4, 4, 7)));
+    site.file(std::string("data/") + name + "/1.png", encode_png(random_picture(4, 4, 7)));
   const Finished finished =
       plain({"demo"}, {{"OFFRAMP_CONFIG", file}, {"OFFRAMP_NODE_INSECURE", "true"}});
   CAPTURE(finished.err);

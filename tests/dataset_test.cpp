@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "tests/test_files.h"
+#include "tests/test_wait.h"
 
 namespace offramp {
 namespace {
@@ -71,16 +72,16 @@ TEST_CASE("threads read the same pictures") {
   dir.write("test_batch.bin", records(50));
   const auto dataset = open_dataset(dir.path(), kClasses);
   std::vector<std::vector<std::uint8_t>> seen(4);
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;
   for (auto& bytes : seen) {
-    threads.emplace_back([&] {
+    threads.push_back(testing::beside([&] {
       for (std::size_t i = 0; i < dataset->size(); ++i) {
         const Picture picture = dataset->picture(i);
         bytes.insert(bytes.end(), picture.rgb.begin(), picture.rgb.end());
       }
-    });
+    }));
   }
-  for (std::thread& thread : threads) thread.join();
+  threads.clear();
   for (const auto& bytes : seen) CHECK(bytes == seen[0]);
   CHECK(seen[0].size() == 50 * 3072);
 }

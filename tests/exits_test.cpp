@@ -12,9 +12,9 @@
 #include "engine/cascade.h"
 #include "engine/error.h"
 #include "kernels/kernels.h"
-#include "tests/test_command.h"
 #include "tests/test_files.h"
 #include "tests/test_graphs.h"
+#include "tests/test_site.h"
 
 namespace offramp::testing {
 namespace {
@@ -284,23 +284,16 @@ TEST_CASE("rules and targets that make no sense are refused") {
 
 // ---- on the command line ----
 
-class Bench {
- public:
-  Bench() {
-    TestModel small = small_model();
-    Json all = target("all");
-    all["rules"][0] = {{"criterion", "entropy"}, {"threshold", 1}, {"temperature", 1}};
-    Json none = target("none");
-    none["rules"][0]["threshold"] = 0;
-    small.metadata["offramp.targets"] = Json::array({target("0.5"), all, none}).dump();
-    model = folder.write("model.safetensors", small.signed_file()).string();
-    for (std::uint32_t i = 0; i < 12; ++i) {
-      const std::string name = "data/" + std::vector<std::string>{"cat", "dog", "owl"}[i % 3] +
-                               "/" + std::to_string(i) + ".png";
-      picture = folder.write(name, encode_png(random_picture(4, 4, i + 1))).string();
-    }
-    data = (folder.path() / "data").string();
-  }
+TestModel model_with_targets() {
+  Json all = target("all");
+  all["rules"][0] = {{"criterion", "entropy"}, {"threshold", 1}, {"temperature", 1}};
+  Json none = target("none");
+  none["rules"][0]["threshold"] = 0;
+  return with("offramp.targets", Json::array({target("0.5"), all, none}));
+}
+
+struct TargetSite : DataSite {
+  TargetSite() : DataSite(model_with_targets()) {}
 
   Json classify(std::vector<std::string> options) const {
     options.insert(options.begin(), {"classify", "-m", model, "--json", picture});
@@ -317,23 +310,20 @@ class Bench {
     REQUIRE(finished.code == 0);
     return Json::parse(finished.out);
   }
-
-  TempDir folder;
-  std::string model, data, picture;
 };
 
 TEST_CASE("a target is a name for rules of the model") {
-  const Bench bench;
-  CHECK(bench.classify({"--target", "all"}).at("exit") == "first");
-  CHECK(bench.classify({"--target", "none"}).at("exit") == "last");
-  const Json eval = bench.eval({"--target", "0.5"});
+  const TargetSite site;
+  CHECK(site.classify({"--target", "all"}).at("exit") == "first");
+  CHECK(site.classify({"--target", "none"}).at("exit") == "last");
+  const Json eval = site.eval({"--target", "0.5"});
   CHECK(eval.at("target") == "0.5");
   CHECK(eval.at("criteria") == Json::array({"margin"}));
   CHECK(eval.at("temperatures") == Json::array({1.5, 2.0}));
   CHECK(eval.at("thresholds") == Json::array({0.25}));
-  const Finished inspected = offramp({"inspect", bench.model});
+  const Finished inspected = offramp({"inspect", site.model});
   CHECK(inspected.out.find("Targets") != std::string::npos);
-  const Json json = Json::parse(offramp({"inspect", bench.model, "--json"}).out);
+  const Json json = Json::parse(offramp({"inspect", site.model, "--json"}).out);
   REQUIRE(json.at("targets").size() == 3);
   CHECK(json.at("targets")[1].at("name") == "all");
   CHECK(json.at("targets")[0].at("heldout").at("cost") == 0.5);
@@ -341,24 +331,24 @@ TEST_CASE("a target is a name for rules of the model") {
 
 TEST_CASE(
     "criteria take thresholds of their own, and eval checks what the cascade does with them") {
-  const Bench bench;
+  const TargetSite site;
   for (const char* criterion : {"entropy", "probability", "margin", "patience"}) {
     CAPTURE(criterion);
-    const Json all = bench.eval({"--criterion", criterion, "--thresholds", "1", "--sweep"});
+    const Json all = site.eval({"--criterion", criterion, "--thresholds", "1", "--sweep"});
     CHECK(all.at("criteria") == Json::array({criterion}));
     CHECK(all.at("sweep").size() == 15);
     // With two exits patience has nothing to go by before the last.
     const double share = all.at("exits")[0].at("share").get<double>();
     CHECK(share == (std::string(criterion) == "patience" ? 0.0 : 1.0));
-    CHECK(bench.eval({"--criterion", criterion, "--thresholds", "0"}).at("exits")[1].at("share") ==
+    CHECK(site.eval({"--criterion", criterion, "--thresholds", "0"}).at("exits")[1].at("share") ==
           1.0);
   }
 }
 
 TEST_CASE("rules that say two things, or nothing that can be done, are refused") {
-  const Bench bench;
+  const TargetSite site;
   const auto refused = [&](std::vector<std::string> options, const std::string& names) {
-    options.insert(options.begin(), {"classify", "-m", bench.model, bench.picture});
+    options.insert(options.begin(), {"classify", "-m", site.model, site.picture});
     check_refusal(offramp(options), kUsage, names);
   };
   refused({"--target", "0.5", "--thresholds", "0.1"}, "--thresholds");
@@ -368,15 +358,15 @@ TEST_CASE("rules that say two things, or nothing that can be done, are refused")
   refused({"--criterion", "luck", "--thresholds", "0.1"}, "'luck'");
   refused({"--criterion", "margin", "--thresholds", "1.05"}, "margin");
   refused({"--criterion", "margin", "--thresholds", "0.5", "--nats"}, "--nats");
-  const std::string plain = bench.folder.write("p", small_model().signed_file()).string();
-  check_refusal(offramp({"classify", "-m", plain, "--target", "0.5", bench.picture}), kUsage,
+  const std::string plain = site.file("p", small_model().signed_file());
+  check_refusal(offramp({"classify", "-m", plain, "--target", "0.5", site.picture}), kUsage,
                 "calibrate.py");
-  check_refusal(offramp({"eval", "-m", bench.model, "--data", bench.data, "--criterion", "margin",
+  check_refusal(offramp({"eval", "-m", site.model, "--data", site.data, "--criterion", "margin",
                          "--thresholds", "0.5", "--sweep", "--nats"}),
                 kUsage, "--nats");
-  const std::vector<std::string> patience = {"-m",       bench.model,    "--criterion",
+  const std::vector<std::string> patience = {"-m",       site.model,     "--criterion",
                                              "patience", "--thresholds", "0.6"};
-  std::vector<std::string> run = {"run", "--next", "127.0.0.1:1", bench.picture};
+  std::vector<std::string> run = {"run", "--next", "127.0.0.1:1", site.picture};
   run.insert(run.end(), patience.begin(), patience.end());
   check_refusal(offramp(run), kUsage, "patience");
   std::vector<std::string> node = {"node", "--tier", "edge", "--listen", "127.0.0.1:0"};
@@ -385,16 +375,15 @@ TEST_CASE("rules that say two things, or nothing that can be done, are refused")
 }
 
 TEST_CASE("nodes with a target decide as eval does") {
-  const Bench bench;
-  RunningNode edge(bench.folder, bench.model, "edge", {"--target", "0.5"});
-  const std::string run = (bench.folder.path() / "run.csv").string(),
-                    eval = (bench.folder.path() / "eval.csv").string();
+  const TargetSite site;
+  RunningNode edge(site.folder, site.model, "edge", {"--target", "0.5"});
+  const std::string run = site.path("run.csv"), eval = site.path("eval.csv");
   const Finished device =
-      offramp({"run", "-m", bench.model, "--next", edge.address, "--data", bench.data, "--target",
+      offramp({"run", "-m", site.model, "--next", edge.address, "--data", site.data, "--target",
                "0.5", "--deadline", "20s", "--wait", "20s", "--json", "--decisions", run});
   CAPTURE(device.err);
   REQUIRE(device.code == 0);
-  bench.eval({"--target", "0.5", "--decisions", eval});
+  site.eval({"--target", "0.5", "--decisions", eval});
   CHECK(text_of(run) == text_of(eval));
 }
 

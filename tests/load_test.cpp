@@ -1,10 +1,8 @@
-// `offramp load`: what it sends, what it counts, and that it ends whatever the node does.
+// Load on a node: what is sent, and what is counted. The command is in load_command_test.cpp.
 
 #include <doctest/doctest.h>
-#include <zmq.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -12,9 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "tests/test_command.h"
-#include "tests/test_keys.h"
+#include "tests/test_files.h"
 #include "tests/test_nodes.h"
+#include "tests/test_wait.h"
 #include "tools/load_generator.h"
 #include "tools/load_report.h"
 
@@ -23,7 +21,12 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using test::beside;
+using test::eventually;
+using test::FakeNode;
+using test::HeldWork;
 using test::SmallCascade;
+using test::welcome_to;
 using Thresholds = SmallCascade::Thresholds;
 
 std::vector<LoadSample> samples_of(const SmallCascade& cascade, const LoadSampleOptions& options) {
@@ -39,6 +42,7 @@ LoadSetup setup_for(const SmallCascade& cascade, const std::string& endpoint) {
   setup.identity = link_identity(cascade.stages(), cascade.id(), 1);
   // What is slow on a busy machine is neither late nor lost.
   setup.deadline = seconds(30);
+  setup.window = 64;
   return setup;
 }
 
@@ -252,19 +256,16 @@ TEST_CASE("answers that are not the cascade's are wrong") {
 }
 
 TEST_CASE("requests that a node refuses are errors, by code") {
-  std::atomic<bool> hold{false};
-  Target target(Thresholds::kNone, {.stage_count = 2, .before_compute = [&hold] {
-                                      while (hold) std::this_thread::sleep_for(milliseconds(1));
-                                    }});
+  HeldWork work;
+  Target target(Thresholds::kNone, {.stage_count = 2, .before_compute = [&work] { work.wait(); }});
   target.setup.deadline = seconds(1);
   LoadGenerator generator(target.setup, target.samples);
   generator.connect(seconds(60));
-  hold = true;
   // What waits behind the first request is too late when its turn comes.
-  std::thread release([&] {
-    static_cast<void>(test::eventually([&] { return target.node->counters().requests >= 3; }));
+  std::jthread release = beside([&] {
+    CHECK(eventually([&] { return target.node->counters().requests >= 3; }));
     std::this_thread::sleep_for(milliseconds(1100));
-    hold = false;
+    work.hold = false;
   });
   const LoadPhase phase{.rate = 100, .duration = milliseconds(200)};
   const LoadRow row(phase, generator.run(phase), target.setup.deadline);
@@ -277,22 +278,19 @@ TEST_CASE("requests that a node refuses are errors, by code") {
 }
 
 TEST_CASE("a device sends no more than its window") {
-  std::atomic<bool> hold{false};
-  Target target(Thresholds::kNone, {.stage_count = 2, .before_compute = [&hold] {
-                                      while (hold) std::this_thread::sleep_for(milliseconds(1));
-                                    }});
+  HeldWork work;
+  Target target(Thresholds::kNone, {.stage_count = 2, .before_compute = [&work] { work.wait(); }});
   target.setup.connections = 2;
   target.setup.window = 3;
   target.setup.arrivals = Arrivals::kUniform;
   LoadGenerator generator(target.setup, target.samples);
   generator.connect(seconds(60));
-  hold = true;
   std::uint64_t held_up = 0;
-  std::thread release([&] {
-    static_cast<void>(test::eventually([&] { return target.node->counters().requests == 6; }));
+  std::jthread release = beside([&] {
+    CHECK(eventually([&] { return target.node->counters().requests == 6; }));
     std::this_thread::sleep_for(milliseconds(200));
     held_up = target.node->counters().requests;
-    hold = false;
+    work.hold = false;
   });
   const LoadPhase phase{.rate = 100, .duration = milliseconds(500)};
   const LoadRow row(phase, generator.run(phase), target.setup.deadline);
@@ -320,59 +318,28 @@ TEST_CASE("answers after the deadline are late and no goodput") {
 
 TEST_CASE("answers that come twice, and those that never come") {
   const SmallCascade cascade(Thresholds::kNone);
-  ZmqContext context;
-  ZmqSocket router(context, ZMQ_ROUTER);
-  router.set(ZMQ_LINGER, 0);
-  REQUIRE(zmq_bind(router.get(), "tcp://127.0.0.1:*") == 0);
-  char endpoint[64];
-  std::size_t size = sizeof endpoint;
-  REQUIRE(zmq_getsockopt(router.get(), ZMQ_LAST_ENDPOINT, endpoint, &size) == 0);
-  std::atomic<bool> stop{false};
   // Answers every second request, and that three times.
-  std::thread fake([&] {
-    const DecodeLimits limits{.max_payload_bytes = 1 << 20, .max_classes = 7, .max_exits = 3};
-    std::vector<Bytes> parts;
-    std::size_t count = 0;
-    int requests = 0;
-    while (!stop) {
-      wait_readable({{.socket = router.get()}}, Clock::now() + milliseconds(20));
-      while (router.receive(parts, 3, count)) {
-        const auto reply = [&](Message message) {
-          const Frames frames = encode(std::move(message));
-          router.send({parts[0], frames.header, frames.payload});
-        };
-        auto decoded = decode(parts[1], parts[2], limits);
-        const Message& message = std::get<Message>(decoded);
-        if (const auto* hello = std::get_if<Hello>(&message)) {
-          reply(Welcome{.session = hello->session,
-                        .model = hello->model,
-                        .cut = hello->cut,
-                        .shape = hello->shape,
-                        .tier = Tier::kEdge,
-                        .window = 64});
-        } else if (const auto* ping = std::get_if<Ping>(&message)) {
-          reply(Pong{.sequence = ping->sequence});
-        } else if (const auto* handoff = std::get_if<Handoff>(&message)) {
-          if (++requests % 2 == 0) continue;
-          for (int i = 0; i < 3; ++i)
-            reply(Verdict{.request = handoff->request,
-                          .decision = {.label = 6, .probability = 1, .entropy = 0, .exit = 2},
-                          .tier = Tier::kCloud});
-        }
-      }
-    }
-  });
+  const FakeNode node(
+      [requests = 0](const Message& message, const Bytes&, const FakeNode::Caller& caller) mutable {
+        if (const auto* hello = std::get_if<Hello>(&message))
+          caller.reply(welcome_to(*hello, 64));
+        else if (const auto* ping = std::get_if<Ping>(&message))
+          caller.reply(Pong{.sequence = ping->sequence});
+        const auto* handoff = std::get_if<Handoff>(&message);
+        if (handoff == nullptr || ++requests % 2 == 0) return;
+        for (int i = 0; i < 3; ++i)
+          caller.reply(Verdict{.request = handoff->request,
+                               .decision = {.label = 6, .probability = 1, .entropy = 0, .exit = 2},
+                               .tier = Tier::kCloud});
+      });
   const std::vector<LoadSample> samples = samples_of(cascade, {});
-  LoadSetup setup = setup_for(cascade, endpoint);
+  LoadSetup setup = setup_for(cascade, node.endpoint());
   setup.deadline = milliseconds(500);
-  setup.window = 64;
   setup.arrivals = Arrivals::kUniform;
   LoadGenerator generator(setup, samples);
   generator.connect(seconds(60));
   const LoadPhase phase{.rate = 40, .duration = milliseconds(500)};
   const LoadRow row(phase, generator.run(phase), setup.deadline);
-  stop = true;
-  fake.join();
   CHECK(row.sent == 20);
   CHECK(row.ok == 10);
   CHECK(row.lost == 10);
@@ -382,171 +349,3 @@ TEST_CASE("answers that come twice, and those that never come") {
 
 }  // namespace
 }  // namespace offramp::cli
-
-// ---- the command ----
-
-namespace offramp::testing {
-namespace {
-
-using Json = nlohmann::json;
-using std::chrono::milliseconds;
-using std::chrono::seconds;
-
-/// A model, a picture that every exit but the last is made unsure of, and the command.
-class Site {
- public:
-  Site() {
-    model = folder.write("model.safetensors", small_model().signed_file()).string();
-    picture = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
-  }
-  std::string path(const std::string& name) const { return (folder.path() / name).string(); }
-  std::vector<std::string> load(const std::string& next, std::vector<std::string> more) const {
-    more.insert(more.begin(), {"load", "--model", model, "--thresholds", "0", "--next", next});
-    more.push_back(picture);
-    return more;
-  }
-
-  TempDir folder;
-  std::string model, picture;
-};
-
-std::size_t columns(const std::string& line) {
-  return 1 + static_cast<std::size_t>(std::ranges::count(line, ','));
-}
-
-TEST_CASE("load: a row for each rate in text, JSON and CSV, a line for each request") {
-  const Site site;
-  const RunningNode edge(site.folder, site.model, "edge", {"--thresholds", "0"});
-  const Finished finished = offramp(site.load(
-      edge.address, {"--rate", "40,80", "--duration", "1s", "--warmup", "200ms", "--connections",
-                     "5", "--deadline", "30s", "--wait", "60s", "--json", "--csv",
-                     site.path("rates.csv"), "--requests", site.path("requests.csv")}));
-  INFO(finished.err);
-  REQUIRE(finished.code == 0);
-  const Json json = Json::parse(finished.out);
-  REQUIRE(json.at("rows").size() == 2);
-  CHECK(json.at("connections") == 5);
-  CHECK(json.at("keys") == 1);
-  std::size_t sent = 0;
-  for (const Json& row : json.at("rows")) {
-    CHECK(row.at("sent") == row.at("ok"));
-    CHECK(row.at("sent").get<int>() > 0);
-    CHECK(row.at("lost") == 0);
-    CHECK(row.at("wrong") == 0);
-    CHECK(row.at("latency_ms").at("p50").get<double>() > 0.0);
-    sent += row.at("sent").get<std::size_t>();
-  }
-  const std::vector<std::string> rates = lines(text_of(site.path("rates.csv")));
-  REQUIRE(rates.size() == 3);
-  CHECK(rates[1].starts_with("40,0,1,"));
-  CHECK(rates[2].starts_with("80,0,1,"));
-  for (const std::string& line : rates) CHECK(columns(line) == columns(rates[0]));
-  const std::vector<std::string> requests = lines(text_of(site.path("requests.csv")));
-  std::size_t counted = 0;
-  for (const std::string& line : requests) {
-    CHECK(columns(line) == columns(requests[0]));
-    const bool warmup = line.find(",-") != std::string::npos;
-    if (!warmup && line.find(",ok,") != std::string::npos) ++counted;
-  }
-  CHECK(counted == sent);
-
-  const Finished text = offramp(
-      site.load(edge.address, {"--concurrency", "3", "--duration", "300ms", "--wait", "60s"}));
-  INFO(text.err);
-  CHECK(text.code == 0);
-  REQUIRE(lines(text.out).size() == 2);
-  CHECK(lines(text.out)[0].find("GOODPUT") != std::string::npos);
-  CHECK(lines(text.out)[1].find("3 away") != std::string::npos);
-}
-
-TEST_CASE("load: connections share the keys of a folder") {
-  const Site site;
-  namespace fs = std::filesystem;
-  std::string allowed;
-  fs::create_directory(site.path("many"));
-  for (const char* name : {"a", "b"}) {
-    const std::string file = site.path("many/" + std::string(name) + ".key");
-    REQUIRE(offramp({"keygen", file}).code == 0);
-    allowed += "device " + lines(text_of(file + ".pub")).at(0) + " " + name + "\n";
-  }
-  fs::copy(key_folder("device") + "/next.pub", site.path("many/next.pub"));
-  fs::create_directory(site.path("edge-keys"));
-  fs::copy(key_folder("edge") + "/self.key", site.path("edge-keys/self.key"));
-  site.folder.write("edge-keys/allow", allowed);
-  const RunningNode edge(site.folder, site.model, "edge",
-                         {"--thresholds", "0", "--keys", site.path("edge-keys")});
-  const auto load = [&](const char* connections) {
-    return offramp(site.load(edge.address, {"--keys", site.path("many"), "--rate", "50",
-                                            "--duration", "500ms", "--deadline", "30s", "--wait",
-                                            "60s", "--json", "--connections", connections}));
-  };
-  const Finished some = load("100");
-  INFO(some.err);
-  CHECK(some.code == 0);
-  CHECK(Json::parse(some.out).at("keys") == 2);
-  check_refusal(load("129"), kUsage, "at least 3 keys for 129 connections");
-}
-
-TEST_CASE("load: a node that is killed in the middle leaves requests lost, and load ends") {
-  const Site site;
-  RunningNode edge(site.folder, site.model, "edge", {"--thresholds", "0"});
-  Process load(command(site.load(
-      edge.address, {"--rate", "100", "--duration", "4s", "--warmup", "1ms", "--wait", "60s",
-                     "--connections", "4", "--requests", site.path("requests.csv")})));
-  // The table's header: all connections are up.
-  REQUIRE(load.wait_for("GOODPUT", seconds(60)));
-  std::this_thread::sleep_for(milliseconds(500));
-  // It answers no more, so that some are under way when it dies.
-  edge.signal(SIGSTOP);
-  std::this_thread::sleep_for(milliseconds(300));
-  CHECK(edge.stop(SIGKILL).code == 128 + SIGKILL);
-  const Finished finished = load.finish(seconds(60));
-  INFO(finished.out, finished.err);
-  CHECK_FALSE(finished.timed_out);
-  CHECK(finished.code == kUnavailable);
-  CHECK(finished.err.find("wanted one answer to each request") != std::string::npos);
-  CHECK(finished.out.find("unsent: disconnected") != std::string::npos);
-  CHECK(finished.out.find("4 connections lost") != std::string::npos);
-  const std::string requests = text_of(site.path("requests.csv"));
-  CHECK(requests.find(",ok,") != std::string::npos);
-  CHECK(requests.find(",lost,") != std::string::npos);
-}
-
-TEST_CASE("load: nodes that decide otherwise are told from those that agree") {
-  const Site site;
-  const RunningNode edge(site.folder, site.model, "edge", {"--thresholds", "0"});
-  TestModel other = small_model();
-  other.tensors.at("fc2.bias").data = {3.0f, -2.0f, 1.0f};
-  const std::string changed = site.folder.write("other.safetensors", other.signed_file()).string();
-  check_refusal(offramp({"load", "--model", changed, "--thresholds", "0", "--next", edge.address,
-                         "--rate", "10", "--wait", "60s", site.picture}),
-                kBadModel, "model");
-}
-
-TEST_CASE("load: what cannot be meant is refused before anything is sent") {
-  const Site site;
-  const auto refused = [&](std::vector<std::string> more, const std::string& names) {
-    check_refusal(offramp(site.load("127.0.0.1:1", std::move(more))), kUsage, names);
-  };
-  refused({}, "--rate or --concurrency");
-  refused({"--rate", "0"}, "--rate");
-  refused({"--rate", "10,many"}, "'many'");
-  refused({"--rate", "10", "--concurrency", "2"}, "found both");
-  refused({"--concurrency", "2", "--sweep"}, "--sweep");
-  refused({"--rate", "10,20", "--sweep"}, "--sweep");
-  refused({"--rate", "10", "--arrivals", "never"}, "'never'");
-  refused({"--rate", "10", "--cut", "2"}, "--cut");
-  refused({"--rate", "10", "--duration", "never"}, "--duration");
-  refused({"--rate", "10", "--connections", "65"}, "at least 2 keys");
-  refused({"--rate", "10", "--connections", "0"}, "'0'");
-}
-
-TEST_CASE("load: a node that is not there is told after --wait") {
-  const Site site;
-  check_refusal(
-      offramp(site.load("127.0.0.1:1", {"--rate", "10", "--wait", "300ms", "--connections", "3"})),
-      kUnavailable, "3 connections");
-}
-
-}  // namespace
-}  // namespace offramp::testing

@@ -12,8 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "tests/test_command.h"
 #include "tests/test_models.h"
+#include "tests/test_site.h"
 
 namespace offramp::testing {
 namespace {
@@ -22,30 +22,9 @@ using Json = nlohmann::json;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-/// A model whose second stage takes some milliseconds, and pictures that all need it.
-class Load {
- public:
-  Load() {
-    model = folder.write("model.safetensors", lopsided_model(32, 15).signed_file()).string();
-    picture_ = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
-    marker_ = folder.write("marker.png", encode_png(random_picture(4, 4, 2))).string();
-  }
-
-  /// `offramp run` of `count` pictures; number 20 is the marker.
-  std::vector<std::string> run(const std::string& next, int count, const std::string& deadline,
-                               std::vector<std::string> more = {}) const {
-    std::vector<std::string> all = {"run",          "--model", model,        "--next", next,
-                                    "--thresholds", "0",       "--deadline", deadline, "--json"};
-    all.insert(all.end(), more.begin(), more.end());
-    for (int i = 0; i < count; ++i) all.push_back(i == 20 ? marker_ : picture_);
-    return all;
-  }
-
-  TempDir folder;
-  std::string model;
-
- private:
-  std::string picture_, marker_;
+/// Its model's second stage takes some milliseconds.
+struct SlowSite : Site {
+  SlowSite() : Site(lopsided_model(32, 15)) {}
 };
 
 std::vector<Json> answers(const Finished& device) {
@@ -54,19 +33,12 @@ std::vector<Json> answers(const Finished& device) {
   return all;
 }
 
-/// How many pictures got each status.
-std::map<std::string, int> statuses(const Finished& device) {
-  std::map<std::string, int> counts;
-  for (const Json& answer : answers(device)) ++counts[answer.at("status").get<std::string>()];
-  return counts;
-}
-
 /// Starts a device on 400 pictures and lets `disturb` loose once the marker has been answered, that
 /// is with a window full of requests under way.
 template <class Disturb>
-Finished disturbed_run(const Load& load, const std::string& next, const std::string& deadline,
+Finished disturbed_run(const Site& site, const std::string& next, const std::string& deadline,
                        Disturb disturb) {
-  Process device(command(load.run(next, 400, deadline)));
+  Process device(command(site.run(next, 400, {"--deadline", deadline})));
   REQUIRE(device.wait_for("marker.png", seconds(60)));
   disturb();
   Finished finished = device.finish(seconds(60));
@@ -78,8 +50,8 @@ Finished disturbed_run(const Load& load, const std::string& next, const std::str
 }
 
 /// The address of a node that has gone.
-std::string vacant_address(const Load& load) {
-  RunningNode gone(load.folder, load.model, "edge");
+std::string vacant_address(const Site& site) {
+  RunningNode gone(site.folder, site.model, "edge");
   CHECK(gone.stop().code == 0);
   return gone.address;
 }
@@ -87,10 +59,10 @@ std::string vacant_address(const Load& load) {
 }  // namespace
 
 TEST_CASE("SIGTERM under load: exit code 0, and what was accepted is answered") {
-  const Load load;
-  RunningNode edge(load.folder, load.model, "edge");
+  const SlowSite site;
+  RunningNode edge(site.folder, site.model, "edge");
   Finished stopped;
-  const Finished device = disturbed_run(load, edge.address, "60s", [&] { stopped = edge.stop(); });
+  const Finished device = disturbed_run(site, edge.address, "60s", [&] { stopped = edge.stop(); });
   CAPTURE(stopped.err);
   CHECK(stopped.code == 0);
   REQUIRE_FALSE(lines(stopped.err).empty());
@@ -109,9 +81,9 @@ TEST_CASE("SIGTERM under load: exit code 0, and what was accepted is answered") 
 }
 
 TEST_CASE("kill -9 under load: degraded answers in time, and a new edge is found") {
-  const Load load;
-  RunningNode edge(load.folder, load.model, "edge");
-  const Finished device = disturbed_run(load, edge.address, "5s", [&] {
+  const SlowSite site;
+  RunningNode edge(site.folder, site.model, "edge");
+  const Finished device = disturbed_run(site, edge.address, "5s", [&] {
     // On a busy machine all that is away might just have been answered: first it answers no more.
     edge.signal(SIGSTOP);
     std::this_thread::sleep_for(milliseconds(300));
@@ -123,19 +95,19 @@ TEST_CASE("kill -9 under load: degraded answers in time, and a new edge is found
   CHECK(counts["ok"] + counts["degraded(peer lost)"] + counts["degraded(disconnected)"] == 400);
   for (const Json& answer : answers(device)) CHECK(answer.at("total_ms") < 5100.0);
 
-  const RunningNode again(load.folder, load.model, "edge", {"--listen", edge.address});
+  const RunningNode again(site.folder, site.model, "edge", {"--listen", edge.address});
   CHECK(again.address == edge.address);
-  const Finished second = offramp(load.run(edge.address, 12, "20s"));
+  const Finished second = offramp(site.run(edge.address, 12, {"--deadline", "20s"}));
   CHECK(second.code == 0);
   CHECK(statuses(second) == std::map<std::string, int>{{"ok", 12}});
 }
 
 TEST_CASE("a device may be started before its edge") {
-  const Load load;
-  const std::string address = vacant_address(load);
-  Process device(command(load.run(address, 12, "20s", {"--wait", "20s"})));
+  const SlowSite site;
+  const std::string address = vacant_address(site);
+  Process device(command(site.run(address, 12, {"--deadline", "20s", "--wait", "20s"})));
   std::this_thread::sleep_for(milliseconds(300));
-  const RunningNode edge(load.folder, load.model, "edge", {"--listen", address});
+  const RunningNode edge(site.folder, site.model, "edge", {"--listen", address});
   const Finished finished = device.finish();
   CAPTURE(finished.err);
   CHECK(finished.code == 0);
@@ -143,13 +115,11 @@ TEST_CASE("a device may be started before its edge") {
 }
 
 TEST_CASE("a worker that does not return does not keep its node from ending") {
-  Load load;
   // 10^12 multiplications in scalar code: minutes.
-  load.model =
-      load.folder.write("heavy.safetensors", lopsided_model(1024, 127).signed_file()).string();
-  RunningNode edge(load.folder, load.model, "edge", {"--drain", "300ms"},
+  const Site site(lopsided_model(1024, 127));
+  RunningNode edge(site.folder, site.model, "edge", {"--drain", "300ms"},
                    {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
-  const Finished device = offramp(load.run(edge.address, 1, "1s", {"--wait", "20s"}));
+  const Finished device = offramp(site.run(edge.address, 1, {"--deadline", "1s", "--wait", "20s"}));
   CAPTURE(device.err);
   CHECK(device.code == kUnavailable);
   CHECK(statuses(device) == std::map<std::string, int>{{"degraded(late)", 1}});

@@ -18,9 +18,11 @@
 #include "tests/test_allocations.h"
 #include "tests/test_graphs.h"
 #include "tests/test_twins.h"
+#include "tests/test_wait.h"
 
 using namespace offramp;
 using test::all_options;
+using test::beside;
 using test::channels_last;
 using test::check_close;
 using test::error_bounds;
@@ -112,17 +114,17 @@ TEST_CASE("a sample's answer does not depend on its batch, its thread or the wor
     CascadeMemory memory = make_cascade_memory(stages);
     std::fill_n(memory.stages[0].workspace.data(), memory.stages[0].workspace.floats(), NAN);
     run_cascade(stages, {pictures.data(), count, b.shape(0)}, memory, together);
-    std::vector<std::thread> threads;
+    std::vector<std::jthread> threads;
     for (int t = 0; t < 3; ++t) {
-      threads.emplace_back([&, t] {
+      threads.push_back(beside([&, t] {
         CascadeMemory own = make_cascade_memory(stages);
         for (int n = t; n < count; n += 3) {
           run_cascade(stages, {pictures.data() + at(n) * size, 1, b.shape(0)}, own,
                       {&alone[at(n)], 1});
         }
-      });
+      }));
     }
-    for (std::thread& thread : threads) thread.join();
+    threads.clear();
     CHECK(together == alone);
     options.paths = paths_of(stages);
     for (int sharing : {2, 3}) {

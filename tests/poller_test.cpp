@@ -13,6 +13,7 @@
 
 #include "net/poller.h"
 #include "net/socket.h"
+#include "tests/test_wait.h"
 
 namespace offramp {
 namespace {
@@ -85,7 +86,7 @@ TEST_CASE("poller: ZeroMQ sockets that are read until they are empty") {
   std::vector<std::size_t> ready;
   for (int i = 0; i < 50; ++i) {
     pair.read_until_empty();
-    std::thread sender([&pair] {
+    const std::jthread sender = testing::beside([&pair] {
       for (int n = 0; n < 5; ++n) REQUIRE(pair.left.send({kWord}));
     });
     std::size_t received = 0;
@@ -96,7 +97,6 @@ TEST_CASE("poller: ZeroMQ sockets that are read until they are empty") {
       REQUIRE(ready == std::vector<std::size_t>{3});
       while (pair.right.receive(parts, 1, count)) ++received;
     }
-    sender.join();
   }
 }
 
@@ -143,7 +143,7 @@ TEST_CASE("wait_readable: a socket with something left is readable, however old 
 TEST_CASE("wait_readable: what another thread sends wakes it") {
   const ZmqContext context;
   Pair pair(context);
-  std::thread sender([&pair] {
+  const std::jthread sender = testing::beside([&pair] {
     std::this_thread::sleep_for(milliseconds(20));
     REQUIRE(pair.left.send({kWord}));
   });
@@ -153,7 +153,6 @@ TEST_CASE("wait_readable: what another thread sends wakes it") {
   std::vector<Bytes> parts;
   std::size_t count = 0;
   CHECK(pair.right.receive(parts, 1, count));
-  sender.join();
 }
 
 }  // namespace

@@ -6,16 +6,15 @@
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
-#include <thread>
 
 #include "engine/error.h"
 #include "net/poll.h"
 #include "tests/test_files.h"
+#include "tests/test_wait.h"
 
 namespace offramp::test {
 namespace {
 
-using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 Resolver::Answer wait_for(Resolver& resolver) {
@@ -67,27 +66,25 @@ TEST_CASE("resolver: addresses and paths are no names") {
 
 TEST_CASE("resolver: asking and ending do not wait for a lookup") {
   // Outlives the resolver, as its thread does.
-  static std::atomic<bool> hold{true};
+  static HeldWork work;
   static std::atomic<int> lookups{0}, ended{0};
   {
     Resolver resolver([](const std::string& endpoint) -> std::vector<std::string> {
       ++lookups;
-      while (hold) std::this_thread::sleep_for(milliseconds(1));
+      work.wait();
       ++ended;
       return {endpoint};
     });
     resolver.ask("tcp://a:1");
     resolver.ask("tcp://a:1");
     resolver.ask("tcp://b:1");
-    const Clock::time_point until = Clock::now() + seconds(20);
-    while (lookups == 0 && Clock::now() < until) std::this_thread::sleep_for(milliseconds(1));
+    CHECK(eventually([] { return lookups > 0; }));
     CHECK(lookups == 1);
     CHECK_FALSE(resolver.next());
   }
   CHECK(ended == 0);
-  hold = false;
-  const Clock::time_point until = Clock::now() + seconds(20);
-  while (ended == 0 && Clock::now() < until) std::this_thread::sleep_for(milliseconds(1));
+  work.hold = false;
+  CHECK(eventually([] { return ended > 0; }));
   CHECK(ended == 1);
 }
 

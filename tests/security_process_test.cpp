@@ -1,10 +1,11 @@
-// Keys as people use them: made with keygen, named with --keys, read again on SIGHUP, and processes
-// that have the wrong ones or none.
+// Keys as people use them: named with --keys, read again on SIGHUP, and processes that have the
+// wrong ones or none. What makes them is in keygen_test.cpp.
 
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -12,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/test_command.h"
+#include "tests/test_site.h"
 
 namespace offramp::testing {
 namespace {
@@ -21,19 +22,15 @@ namespace fs = std::filesystem;
 using Json = nlohmann::json;
 using std::chrono::seconds;
 
-/// A model and a picture that every tier is unsure of, and folders of keys made with `keygen`.
-class Site {
- public:
-  Site() {
-    model = folder.write("model.safetensors", small_model().signed_file()).string();
-    picture = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
+/// With folders of keys made with `keygen`.
+struct KeySite : Site {
+  KeySite() {
     make_keys("edge");
     make_keys("device");
     pin("device", "edge");
     allow("device " + public_key("device") + " camera\n");
   }
 
-  std::string path(const std::string& name) const { return (folder.path() / name).string(); }
   std::string public_key(const std::string& tier) const {
     return lines(text_of(path(tier + "/self.key.pub"))).at(0);
   }
@@ -46,30 +43,26 @@ class Site {
   }
   void allow(const std::string& text) const { folder.write("edge/allow", text); }
 
-  /// `offramp run` of one picture that needs the edge.
-  std::vector<std::string> run(const std::string& next, std::vector<std::string> more,
+  /// `offramp run` of one picture.
+  std::vector<std::string> ask(const std::string& next, const std::vector<std::string>& keys,
                                const std::string& deadline = "20s") const {
-    more.insert(more.begin(), {"run", "--model", model, "--next", next, "--thresholds", "0",
-                               "--deadline", deadline, "--json"});
-    more.push_back(picture);
-    return more;
+    std::vector<std::string> more = {"--deadline", deadline};
+    more.insert(more.end(), keys.begin(), keys.end());
+    return run(next, 1, more);
   }
-  std::vector<std::string> run_with_keys(const std::string& next, const std::string& tier) const {
-    return run(next, {"--keys", path(tier), "--wait", "10s"});
+  std::vector<std::string> ask_with_keys(const std::string& next, const std::string& tier) const {
+    return ask(next, {"--keys", path(tier), "--wait", "10s"});
   }
-
-  TempDir folder;
-  std::string model, picture;
 };
 
 /// An edge whose keys are those of `site`.
 class LockedEdge : public RunningNode {
  public:
-  explicit LockedEdge(const Site& site, std::vector<std::string> more = {})
+  explicit LockedEdge(const KeySite& site, std::vector<std::string> more = {})
       : RunningNode(site.folder, site.model, "edge", with_keys(site, std::move(more))) {}
 
  private:
-  static std::vector<std::string> with_keys(const Site& site, std::vector<std::string> more) {
+  static std::vector<std::string> with_keys(const KeySite& site, std::vector<std::string> more) {
     more.insert(more.end(), {"--keys", site.path("edge")});
     return more;
   }
@@ -78,12 +71,6 @@ class LockedEdge : public RunningNode {
 std::string status(const Finished& device) {
   if (lines(device.out).size() != 1) return "no answer";
   return Json::parse(device.out).at("status");
-}
-
-unsigned mode_of(const std::string& path) {
-  struct stat status = {};
-  REQUIRE(stat(path.c_str(), &status) == 0);
-  return status.st_mode & 07777u;
 }
 
 bool holds(const std::string& text, const std::string& part) {
@@ -99,41 +86,11 @@ constexpr bool kMayPreload = true;
 
 }  // namespace
 
-TEST_CASE("keygen: a secret for its owner, a public key for the world, and no overwriting") {
-  const TempDir folder;
-  const std::string path = (folder.path() / "self.key").string(), pub = path + ".pub";
-  const mode_t before = umask(0);
-  const Finished made = offramp({"keygen", path});
-  umask(before);
-  CHECK(made.code == 0);
-  CHECK(made.err.empty());
-  CHECK(mode_of(path) == 0600);
-  CHECK(mode_of(pub) == 0644);
-  CHECK(made.out == text_of(pub));
-  CHECK(made.out.size() == 41);
-  const std::string secret = text_of(path);
-  CHECK_FALSE(holds(made.out, secret.substr(11, 40)));
-
-  check_refusal(offramp({"keygen", path}), kCannotWrite, path);
-  CHECK(text_of(path) == secret);
-  CHECK(text_of(pub) == made.out);
-  fs::remove(path);
-  check_refusal(offramp({"keygen", path}), kCannotWrite, pub);
-  CHECK_FALSE(fs::exists(path));
-  const Finished forced = offramp({"keygen", "--force", path});
-  CHECK(forced.code == 0);
-  CHECK(forced.out != made.out);
-  CHECK(text_of(pub) == forced.out);
-  CHECK(mode_of(path) == 0600);
-  check_refusal(offramp({"keygen", (folder.path() / "absent" / "key").string()}), kCannotWrite,
-                "absent/key");
-}
-
 TEST_CASE("keys made with keygen let a device in, by their folder and by their file") {
-  const Site site;
+  const KeySite site;
   LockedEdge edge(site);
   for (const char* keys : {"device", "device/self.key"}) {
-    const Finished device = offramp(site.run_with_keys(edge.address, keys));
+    const Finished device = offramp(site.ask_with_keys(edge.address, keys));
     CAPTURE(device.err);
     CHECK(device.code == 0);
     CHECK(device.err.empty());
@@ -145,42 +102,8 @@ TEST_CASE("keys made with keygen let a device in, by their folder and by their f
   CHECK_FALSE(holds(stopped.err, "not let in"));
 }
 
-TEST_CASE("keygen --tiers makes folders that work together, and leaves what is there") {
-  const Site site;
-  const std::string root = site.path("tiers");
-  const Finished made = offramp({"keygen", "--tiers", root});
-  CAPTURE(made.err);
-  CHECK(made.code == 0);
-  CHECK((made.out + made.err).empty());
-  CHECK(mode_of(root + "/edge") == 0700);
-  CHECK(mode_of(root + "/device/self.key") == 0600);
-  CHECK_FALSE(fs::exists(root + "/cloud/next.pub"));
-  CHECK_FALSE(fs::exists(root + "/device/allow"));
-  CHECK(text_of(root + "/edge/next.pub") == text_of(root + "/cloud/self.key.pub"));
-  CHECK(text_of(root + "/cloud/allow") == "edge " + text_of(root + "/edge/self.key.pub"));
-  RunningNode edge(site.folder, site.model, "edge", {"--keys", root + "/edge"});
-  const Finished device =
-      offramp(site.run(edge.address, {"--keys", root + "/device", "--wait", "10s"}));
-  CAPTURE(device.err);
-  CHECK(status(device) == "ok");
-
-  const std::string cloud_key = text_of(root + "/cloud/self.key");
-  fs::remove(root + "/device/self.key");
-  fs::remove(root + "/device/self.key.pub");
-  fs::remove(root + "/edge/allow");
-  site.folder.write("tiers/cloud/allow", "any " + text_of(root + "/edge/self.key.pub"));
-  CHECK(offramp({"keygen", "--tiers", root}).code == 0);
-  CHECK(text_of(root + "/cloud/self.key") == cloud_key);
-  CHECK(text_of(root + "/cloud/allow").starts_with("any "));
-  CHECK(fs::exists(root + "/device/self.key"));
-  check_refusal(offramp({"keygen", "--tiers", site.picture}), kCannotWrite, site.picture);
-  // What is there no longer fits: the edge has another key.
-  fs::remove_all(root + "/edge");
-  check_refusal(offramp({"keygen", "--tiers", root}), kBadModel, "allow: wanted the key");
-}
-
 TEST_CASE("without a fitting key the device answers alone, in time, and both say why") {
-  const Site site;
+  const KeySite site;
   site.make_keys("stranger");
   site.pin("stranger", "edge");
   site.make_keys("misled");
@@ -206,7 +129,7 @@ TEST_CASE("without a fitting key the device answers alone, in time, and both say
     CAPTURE(each.device_says);
     std::vector<std::string> more = each.keys;
     more.insert(more.end(), {"--wait", "400ms"});
-    const Finished device = offramp(site.run(edge.address, more, "500ms"));
+    const Finished device = offramp(site.ask(edge.address, more, "500ms"));
     CAPTURE(device.err);
     CHECK(device.code == kUnavailable);
     CHECK(status(device) == "degraded(disconnected)");
@@ -232,17 +155,17 @@ TEST_CASE("without a fitting key the device answers alone, in time, and both say
 }
 
 TEST_CASE("SIGHUP reads the allow-list again: keys come and go, and a bad list changes nothing") {
-  const Site site;
+  const KeySite site;
   const std::string device_line = "device " + site.public_key("device") + "\n";
   site.allow("# nobody yet\n");
   RunningNode edge(site.folder, site.model, "edge", {"--keys", site.path("edge")});
   CHECK(edge.wait_for("the allow-list is empty"));
   const std::vector<std::string> brief =
-      site.run(edge.address, {"--keys", site.path("device"), "--wait", "500ms"});
+      site.ask(edge.address, {"--keys", site.path("device"), "--wait", "500ms"});
   CHECK(status(offramp(brief)) == "degraded(disconnected)");
 
   // A device that is refused and waits gets in once its key is on the list.
-  Process waiting(command(site.run_with_keys(edge.address, "device")));
+  Process waiting(command(site.ask_with_keys(edge.address, "device")));
   CHECK(waiting.wait_for("does not have our key", seconds(20)));
   site.allow(device_line);
   edge.signal(SIGHUP);
@@ -275,7 +198,7 @@ TEST_CASE("SIGHUP reads the allow-list again: keys come and go, and a bad list c
 }
 
 TEST_CASE("SIGHUP while a node starts does not end it" * doctest::skip(!kMayPreload)) {
-  const Site site;
+  const KeySite site;
   RunningNode edge(site.folder, site.model, "edge", {"--keys", site.path("edge")},
                    {{"LD_PRELOAD", OFFRAMP_EARLY_HANGUP}});
   CHECK(edge.wait_for("allow-list read again: 1 key\n"));
@@ -283,7 +206,7 @@ TEST_CASE("SIGHUP while a node starts does not end it" * doctest::skip(!kMayPrel
 }
 
 TEST_CASE("a folder of keys that is gone is missed, and no other list is taken for its own") {
-  const Site site;
+  const KeySite site;
   LockedEdge edge(site);
   site.folder.write("allow", "device " + site.public_key("edge") + " beside the folder\n");
   fs::rename(site.path("edge"), site.path("gone"));
@@ -295,7 +218,7 @@ TEST_CASE("a folder of keys that is gone is missed, and no other list is taken f
 }
 
 TEST_CASE("a node takes all the descriptors that it may have") {
-  const Site site;
+  const KeySite site;
   const std::string id_file = site.path("id");
   Process edge({"/bin/sh", "-c", R"(ulimit -S -n 64; echo $$ > "$0"; exec "$@")", id_file,
                 OFFRAMP_BINARY, "node", "--model", site.model, "--tier", "edge", "--listen",
@@ -313,7 +236,7 @@ TEST_CASE("a node takes all the descriptors that it may have") {
 }
 
 TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the machine") {
-  const Site site;
+  const KeySite site;
   const std::vector<std::string> node = {OFFRAMP_BINARY, "node",   "--model",
                                          site.model,     "--tier", "edge"};
   const auto bare = [](std::vector<std::string> arguments, std::vector<std::string> more) {
@@ -321,7 +244,7 @@ TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the ma
     return Process(arguments).finish();
   };
   check_refusal(bare(node, {"--listen", "127.0.0.1:0"}), kUsage, "--insecure");
-  std::vector<std::string> run = site.run("127.0.0.1:1", {});
+  std::vector<std::string> run = site.ask("127.0.0.1:1", {});
   run.insert(run.begin(), OFFRAMP_BINARY);
   check_refusal(bare(run, {}), kUsage, "--insecure");
   for (const char* listen : {"0.0.0.0:0", "[::]:0", "*:0", "10.1.2.3:0"}) {
@@ -334,9 +257,9 @@ TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the ma
 }
 
 TEST_CASE("--insecure: warned of on both sides, and served") {
-  const Site site;
+  const KeySite site;
   RunningNode edge(site.folder, site.model, "edge", {"--insecure"});
-  const Finished device = offramp(site.run(edge.address, {"--insecure", "--wait", "10s"}));
+  const Finished device = offramp(site.ask(edge.address, {"--insecure", "--wait", "10s"}));
   CHECK(device.code == 0);
   CHECK(status(device) == "ok");
   CHECK(lines(device.err).size() == 1);
@@ -349,11 +272,11 @@ TEST_CASE("--insecure: warned of on both sides, and served") {
 }
 
 TEST_CASE("a path needs no keys, an abstract name is refused") {
-  const Site site;
+  const KeySite site;
   const std::string path = "ipc://" + site.path("edge.socket");
   Process edge({OFFRAMP_BINARY, "node", "--model", site.model, "--tier", "edge", "--listen", path});
   REQUIRE(edge.wait_for("listening on " + path, seconds(20)));
-  std::vector<std::string> run = site.run(path, {"--wait", "10s"});
+  std::vector<std::string> run = site.ask(path, {"--wait", "10s"});
   run.insert(run.begin(), OFFRAMP_BINARY);
   const Finished device = Process(run).finish();
   CAPTURE(device.err);
@@ -379,26 +302,26 @@ TEST_CASE("a path needs no keys, an abstract name is refused") {
 
 TEST_CASE("a libzmq without CURVE is told of, and nothing goes out in plaintext instead" *
           doctest::skip(!kMayPreload)) {
-  const Site site;
+  const KeySite site;
   const std::map<std::string, std::string> without = {{"LD_PRELOAD", OFFRAMP_NO_CURVE}};
   const std::vector<std::vector<std::string>> all = {
       {"keygen", site.path("new.key")},
       {"node", "--model", site.model, "--tier", "edge", "--listen", "127.0.0.1:0", "--keys",
        site.path("edge")},
-      site.run("127.0.0.1:1", {"--keys", site.path("device")})};
+      site.ask("127.0.0.1:1", {"--keys", site.path("device")})};
   for (const std::vector<std::string>& arguments : all)
     check_refusal(offramp(arguments, without), 71, "libzmq: wanted a library with CURVE");
   CHECK_FALSE(fs::exists(site.path("new.key")));
 }
 
 TEST_CASE("files of keys that are not as they should be end with 66 or 78 and are named") {
-  const Site site;
+  const KeySite site;
   const auto node = [&] {
     return offramp({"node", "--model", site.model, "--tier", "edge", "--listen", "127.0.0.1:0",
                     "--keys", site.path("edge")});
   };
   const auto device = [&] {
-    return offramp(site.run("127.0.0.1:1", {"--keys", site.path("device")}));
+    return offramp(site.ask("127.0.0.1:1", {"--keys", site.path("device")}));
   };
   const std::string edge_key = site.path("edge/self.key"),
                     device_key = site.path("device/self.key");

@@ -36,7 +36,7 @@ class Process {
   /// Reads until stdout or stderr holds `text`; false when it ends or `patience` is over before.
   bool wait_for(const std::string& text, std::chrono::milliseconds patience);
   /// Reads to the end. Kills it after `patience`.
-  Finished finish(std::chrono::milliseconds patience = std::chrono::seconds(20));
+  Finished finish(std::chrono::milliseconds patience = std::chrono::seconds(60));
 
  private:
   /// False once both pipes have been closed, or at `until`.

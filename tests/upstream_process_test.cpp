@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "net/keys.h"
-#include "tests/test_command.h"
 #include "tests/test_models.h"
+#include "tests/test_site.h"
 
 namespace offramp::testing {
 namespace {
@@ -22,39 +22,16 @@ using Json = nlohmann::json;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-/// A model whose second stage takes about a millisecond, and pictures that all need it.
-struct Pictures {
-  Pictures() {
-    model = folder.write("model.safetensors", lopsided_model(32, 9).signed_file()).string();
-    picture = folder.write("a.png", encode_png(random_picture(4, 4, 1))).string();
-    marker = folder.write("marker.png", encode_png(random_picture(4, 4, 2))).string();
-  }
+/// Its model's second stage takes about a millisecond.
+struct ManyEdges : Site {
+  ManyEdges() : Site(lopsided_model(32, 9)) {}
 
-  /// `offramp run` of `count` pictures; number 20 is the marker.
-  std::vector<std::string> run(const std::string& next, int count,
-                               std::vector<std::string> more = {}) const {
-    std::vector<std::string> all = {"run", "--model", model, "--thresholds", "0", "--json"};
-    if (!next.empty()) all.insert(all.end(), {"--next", next});
-    all.insert(all.end(), more.begin(), more.end());
-    for (int i = 0; i < count; ++i) all.push_back(i == 20 ? marker : picture);
-    return all;
-  }
   std::unique_ptr<RunningNode> edge(const std::string& listen = "") const {
     std::vector<std::string> more;
     if (!listen.empty()) more = {"--listen", listen};
     return std::make_unique<RunningNode>(folder, model, "edge", more);
   }
-
-  TempDir folder;
-  std::string model, picture, marker;
 };
-
-std::map<std::string, int> statuses(const Finished& device) {
-  std::map<std::string, int> counts;
-  for (const std::string& line : lines(device.out))
-    ++counts[Json::parse(line).at("status").get<std::string>()];
-  return counts;
-}
 
 double longest_ms(const Finished& device) {
   double longest = 0.0;
@@ -66,17 +43,17 @@ double longest_ms(const Finished& device) {
 }  // namespace
 
 TEST_CASE("kill -9 of one of two edges again and again: every picture is answered in time") {
-  const Pictures pictures;
-  auto first = pictures.edge();
-  const auto second = pictures.edge();
+  const ManyEdges site;
+  auto first = site.edge();
+  const auto second = site.edge();
   const std::string address = first->address;
   Process device(command(
-      pictures.run(address + "," + second->address, 1500, {"--deadline", "10s", "--wait", "20s"})));
+      site.run(address + "," + second->address, 1500, {"--deadline", "10s", "--wait", "20s"})));
   REQUIRE(device.wait_for("marker.png", seconds(60)));
   for (int i = 0; i < 3; ++i) {
     first->stop(SIGKILL);
     std::this_thread::sleep_for(milliseconds(200));
-    first = pictures.edge(address);
+    first = site.edge(address);
     std::this_thread::sleep_for(milliseconds(300));
   }
   const Finished finished = device.finish(seconds(120));
@@ -91,10 +68,10 @@ TEST_CASE("kill -9 of one of two edges again and again: every picture is answere
 }
 
 TEST_CASE("a frozen edge is left alone, and the other answers what it had") {
-  const Pictures pictures;
-  const auto first = pictures.edge(), second = pictures.edge();
-  Process device(command(pictures.run(first->address + "," + second->address, 400,
-                                      {"--deadline", "60s", "--wait", "20s"})));
+  const ManyEdges site;
+  const auto first = site.edge(), second = site.edge();
+  Process device(command(site.run(first->address + "," + second->address, 400,
+                                  {"--deadline", "60s", "--wait", "20s"})));
   REQUIRE(device.wait_for("marker.png", seconds(60)));
   first->signal(SIGSTOP);
   const Finished finished = device.finish(seconds(120));
@@ -106,32 +83,32 @@ TEST_CASE("a frozen edge is left alone, and the other answers what it had") {
 }
 
 TEST_CASE("--next is given again, with commas, and one of them may be absent") {
-  const Pictures pictures;
-  const auto edge = pictures.edge();
+  const ManyEdges site;
+  const auto edge = site.edge();
   const std::vector<std::string> more = {"--deadline", "20s", "--wait", "20s"};
   for (const std::string& next : {"127.0.0.1:1," + edge->address, edge->address + ",127.0.0.1:1"})
-    CHECK(statuses(offramp(pictures.run(next, 5, more))) == std::map<std::string, int>{{"ok", 5}});
+    CHECK(statuses(offramp(site.run(next, 5, more))) == std::map<std::string, int>{{"ok", 5}});
   std::vector<std::string> again = more;
   again.insert(again.end(), {"--next", edge->address});
-  CHECK(statuses(offramp(pictures.run("127.0.0.1:1", 5, again))) ==
+  CHECK(statuses(offramp(site.run("127.0.0.1:1", 5, again))) ==
         std::map<std::string, int>{{"ok", 5}});
-  check_refusal(offramp(pictures.run(edge->address + ",", 1)), kUsage, "--next");
-  check_refusal(offramp(pictures.run("", 1)), kUsage, "--next");
+  check_refusal(offramp(site.run(edge->address + ",", 1)), kUsage, "--next");
+  check_refusal(offramp(site.run("", 1)), kUsage, "--next");
 }
 
 TEST_CASE("a name stands for its addresses") {
-  const Pictures pictures;
-  const auto edge = pictures.edge();
+  const ManyEdges site;
+  const auto edge = site.edge();
   const std::string port = edge->address.substr(edge->address.rfind(':'));
   const Finished device =
-      offramp(pictures.run("localhost" + port, 5, {"--deadline", "20s", "--wait", "20s"}));
+      offramp(site.run("localhost" + port, 5, {"--deadline", "20s", "--wait", "20s"}));
   CAPTURE(device.err);
   CHECK(statuses(device) == std::map<std::string, int>{{"ok", 5}});
 }
 
 TEST_CASE("next.pub may hold a key for each endpoint") {
-  const Pictures pictures;
-  const auto edge = pictures.edge();
+  const ManyEdges site;
+  const auto edge = site.edge();
   const std::string address = edge->address.substr(std::string("tcp://").size());
   const std::string key = lines(text_of(key_folder("device") + "/next.pub")).at(0);
   const TempDir keys;
@@ -140,17 +117,17 @@ TEST_CASE("next.pub may hold a key for each endpoint") {
   keys.write("next.pub", other + "\n" + key + " " + address + "\n");
   const std::vector<std::string> more = {"--deadline", "20s",    "--wait",
                                          "20s",        "--keys", keys.path().string()};
-  CHECK(statuses(offramp(pictures.run(address, 3, more))) == std::map<std::string, int>{{"ok", 3}});
+  CHECK(statuses(offramp(site.run(address, 3, more))) == std::map<std::string, int>{{"ok", 3}});
   keys.write("next.pub", other + " 127.0.0.1:1\n");
-  check_refusal(offramp(pictures.run(address, 3, more)), kBadModel, address);
+  check_refusal(offramp(site.run(address, 3, more)), kBadModel, address);
 }
 
 TEST_CASE("--policy strict: no answer, 69, and everything says so") {
-  const Pictures pictures;
-  const std::string file = (pictures.folder.path() / "decisions.csv").string();
+  const ManyEdges site;
+  const std::string file = site.path("decisions.csv");
   const std::vector<std::string> more = {"--policy", "strict",      "--wait",
                                          "1ms",      "--decisions", file};
-  const Finished device = offramp(pictures.run("127.0.0.1:1", 2, more));
+  const Finished device = offramp(site.run("127.0.0.1:1", 2, more));
   CHECK(device.code == kUnavailable);
   CHECK(device.err.find("found error(disconnected) for 2 of 2 pictures") != std::string::npos);
   const Json answer = Json::parse(lines(device.out).at(0));
@@ -159,7 +136,7 @@ TEST_CASE("--policy strict: no answer, 69, and everything says so") {
     CHECK(answer.at(field).is_null());
   CHECK(lines(text_of(file)).at(1) == "0,,,,,error(disconnected)");
 
-  std::vector<std::string> table = pictures.run("127.0.0.1:1", 1, {"--policy", "strict"});
+  std::vector<std::string> table = site.run("127.0.0.1:1", 1, {"--policy", "strict"});
   std::erase(table, "--json");
   const Finished shown = offramp(table);
   CHECK(shown.out.find("error(disconnected)") != std::string::npos);
@@ -167,12 +144,12 @@ TEST_CASE("--policy strict: no answer, 69, and everything says so") {
 }
 
 TEST_CASE("--policy local-only: the device answers, 0, and nothing is needed behind it") {
-  const Pictures pictures;
-  const Finished device = offramp(pictures.run("", 2, {"--policy", "local-only"}));
+  const ManyEdges site;
+  const Finished device = offramp(site.run("", 2, {"--policy", "local-only"}));
   CAPTURE(device.err);
   CHECK(device.code == 0);
   CHECK(statuses(device) == std::map<std::string, int>{{"local", 2}});
-  check_refusal(offramp(pictures.run("127.0.0.1:1", 1, {"--policy", "best"})), kUsage, "--policy");
+  check_refusal(offramp(site.run("127.0.0.1:1", 1, {"--policy", "best"})), kUsage, "--policy");
 }
 
 }  // namespace offramp::testing

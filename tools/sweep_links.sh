@@ -8,21 +8,6 @@
 
 set -euo pipefail
 
-here=$PWD
+. "$(dirname "$0")/../tests/containers/engine_options.sh"
 cd "$(dirname "$0")/.."
-engine=() words=()
-while [ $# -gt 0 ]; do
-  case "$1" in
-    -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    --no-build) engine+=("$1") ;;
-    --engine)
-      [ $# -gt 1 ] || { echo "sweep_links.sh: --engine: wanted a folder, found nothing" >&2; exit 64; }
-      engine+=("$1" "$(cd "$here" && realpath -m "$2")")
-      shift ;;
-    *) words+=("$1") ;;
-  esac
-  shift
-done
-python=/usr/bin/python3
-[ -x "$python" ] || python=python3
 exec tests/containers/have_engine.sh "${engine[@]}" -- "$python" bench/links.py "${words[@]}"

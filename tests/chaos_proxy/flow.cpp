@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 namespace offramp::chaos {
 namespace {
@@ -53,10 +54,12 @@ void Flow::take(std::span<const char> bytes, Clock::time_point now, const Settin
 void Flow::corrupt(std::vector<char>& bytes, double probability) {
   std::geometric_distribution<std::size_t> untouched(std::min(probability, 1.0 - 1e-12));
   std::uniform_int_distribution<int> flip(1, 255);
-  for (std::size_t i = untouched(random_); i < bytes.size(); i += 1 + untouched(random_)) {
-    bytes[i] = static_cast<char>(bytes[i] ^ flip(random_));
+  if (std::exchange(probability_, probability) != probability) untouched_ = untouched(flips_);
+  for (; untouched_ < bytes.size(); untouched_ += 1 + untouched(flips_)) {
+    bytes[untouched_] = static_cast<char>(bytes[untouched_] ^ flip(flips_));
     ++corrupted_;
   }
+  untouched_ -= bytes.size();
 }
 
 void Flow::lose() {

@@ -34,7 +34,7 @@ class Allowance {
 
 class Flow {
  public:
-  explicit Flow(std::uint64_t seed) : random_(seed) {}
+  explicit Flow(std::uint64_t seed) : random_(seed), flips_(random_()) {}
 
   /// Takes what its sender has written. Bytes that are thrown away leave a hole.
   void take(std::span<const char> bytes, Clock::time_point now, const Settings& settings);
@@ -63,9 +63,12 @@ class Flow {
     std::size_t sent = 0;
   };
 
+  /// Which bytes it changes, and to what, does not depend on the blocks in which they come.
   void corrupt(std::vector<char>& bytes, double probability);
 
-  Random random_;
+  Random random_, flips_;
+  double probability_ = 0.0;   ///< that `untouched_` was drawn for
+  std::size_t untouched_ = 0;  ///< bytes before the next one that is changed
   std::deque<Chunk> chunks_;
   std::size_t waiting_ = 0;
   Clock::time_point last_due_{};
