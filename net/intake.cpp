@@ -60,9 +60,10 @@ bool Intake::too_much(int fd, Connection& connection) const {
   const std::optional<std::uint64_t> bytes = received_bytes(fd);
   // A path's socket, or one that is gone, of which closed() is about to tell.
   if (!cookie || !bytes) return false;
-  const bool first = connection.cookie != *cookie;
-  if (first || connection.delivered)
-    connection = {.cookie = *cookie, .bytes = first ? 0 : *bytes, .delivered = false};
+  if (connection.delivered)
+    connection = {.cookie = *cookie, .bytes = *bytes, .delivered = false};
+  else if (connection.cookie != *cookie)
+    connection = {.cookie = *cookie, .bytes = 0, .delivered = false};
   return *bytes - connection.bytes > most_bytes_;
 }
 

@@ -36,7 +36,7 @@ class Intake {
  private:
   struct Connection {
     std::uint64_t cookie = 0;  ///< the kernel's name of the connection; 0 before the first look
-    std::uint64_t bytes = 0;   ///< had been received at the last message, or at the first look
+    std::uint64_t bytes = 0;   ///< had been received when a look found a message; 0 before that
     bool delivered = false;    ///< since the last look
   };
   bool too_much(int fd, Connection& connection) const;

@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -153,31 +155,41 @@ TEST_CASE("gate: all handshakes that have failed are counted in one turn") {
 
 namespace {
 
-/// A gate and its socket, which nobody receives from unless told, and a peer without a limit of its
-/// own.
+/// A gate and its socket, which nobody receives from unless told.
 struct Silo {
   static constexpr std::size_t kFrame = 64 << 10;
   static constexpr int kWindow = 4;
+
+  /// Without a limit of its own.
+  struct Peer {
+    Peer(const ZmqContext& context, const std::string& endpoint) : socket(context, ZMQ_DEALER) {
+      socket.set(ZMQ_SNDHWM, 0);
+      socket.set(ZMQ_LINGER, 0);
+      REQUIRE(zmq_connect(socket.get(), endpoint.c_str()) == 0);
+    }
+    /// One message.
+    void send(int parts) {
+      const Bytes part(kFrame);
+      while (--parts >= 0) {
+        const int more = parts > 0 ? ZMQ_SNDMORE : 0;
+        REQUIRE(zmq_send(socket.get(), part.data(), part.size(), more) >= 0);
+      }
+    }
+    ZmqSocket socket;
+  };
 
   Silo() {
     gate.open(context);
     gate.guard(context, router, most_waiting_bytes(kFrame, kWindow));
     set_link_options(router, kFrame, kWindow);
     router.set(ZMQ_LINGER, 0);
-    const std::string endpoint = bound(router);
-    peer.set(ZMQ_SNDHWM, 0);
-    peer.set(ZMQ_LINGER, 0);
-    REQUIRE(zmq_connect(peer.get(), endpoint.c_str()) == 0);
+    endpoint = bound(router);
+    peer.emplace(context, endpoint);
   }
   ~Silo() { gate.close(); }
 
-  void send(int parts) {
-    const Bytes part(kFrame);
-    while (--parts >= 0) {
-      const int more = parts > 0 ? ZMQ_SNDMORE : 0;
-      REQUIRE(zmq_send(peer.get(), part.data(), part.size(), more) >= 0);
-    }
-  }
+  void send(int parts) { peer->send(parts); }
+  /// Looks again, a second later.
   std::uint64_t hung_up() {
     gate.serve(now += seconds(1));
     return denied(gate.denials(), Denial::kUnfinished);
@@ -187,7 +199,8 @@ struct Silo {
   ZmqContext context;
   Gate gate{Tier::kEdge, std::nullopt, ear.log()};
   ZmqSocket router{context, ZMQ_ROUTER};
-  ZmqSocket peer{context, ZMQ_DEALER};
+  std::string endpoint;
+  std::optional<Peer> peer;
   Clock::time_point now{};
 };
 
@@ -225,6 +238,22 @@ TEST_CASE("gate: whole messages that wait for a node are no reason to hang up") 
     }
     return received == 100;
   }));
+  CHECK(silo.hung_up() == 0);
+}
+
+TEST_CASE("gate: messages that came and were received between two looks are no reason to hang up") {
+  Silo silo;
+  Parts parts;
+  silo.send(1);
+  REQUIRE(eventually([&] { return silo.router.receive(parts); }));
+  CHECK(silo.hung_up() == 0);
+  Silo::Peer newcomer(silo.context, silo.endpoint);
+  for (int i = 0; i < 40; ++i) {
+    newcomer.send(1);
+    REQUIRE(eventually([&] { return silo.router.receive(parts); }));
+    silo.gate.serve(silo.now);  // too early for the next look
+    silo.gate.delivered(parts.source());
+  }
   CHECK(silo.hung_up() == 0);
 }
 
