@@ -14,14 +14,14 @@
 namespace offramp {
 namespace {
 
-// Of the time that each tier waited for the next, what that one does not account for.
-std::uint64_t on_the_wire_us(const std::vector<Hop>& hops) {
-  std::uint64_t sum = 0;
-  for (std::size_t i = 0; i < hops.size(); ++i) {
-    const std::uint64_t there = i + 1 < hops.size() ? time_at_us(hops[i + 1]) : 0;
-    if (hops[i].wait_us > there) sum += hops[i].wait_us - there;
-  }
-  return sum;
+// Of the time that the device waited, what no tier behind it has worked or kept the request for.
+// Not the sum over each tier's wait: those end when a thread gets to look, and one may seem shorter
+// than what the tier after it did meanwhile.
+std::uint64_t on_the_wire_us(std::span<const Hop> hops) {
+  if (hops.empty()) return 0;
+  std::uint64_t there = 0;
+  for (const Hop& hop : hops.subspan(1)) there += std::uint64_t{hop.queue_us} + hop.compute_us;
+  return hops[0].wait_us > there ? hops[0].wait_us - there : 0;
 }
 
 Outcome outcome_of(Verdict verdict) {

@@ -25,14 +25,17 @@ using Thresholds = SmallCascade::Thresholds;
 // A next tier that tells of each request and answers it at once.
 class AtOnce final : public Channel {
  public:
-  explicit AtOnce(std::function<void(const Handoff&)> tell) : tell_(std::move(tell)) {}
+  explicit AtOnce(std::function<void(const Handoff&)> tell, std::vector<Hop> hops = {})
+      : tell_(std::move(tell)), hops_(std::move(hops)) {}
 
   bool submit(const Handoff& handoff, std::uint32_t& sent_bytes) override {
     tell_(handoff);
     sent_bytes = 1;
     answers_.push_back(Verdict{.request = handoff.request,
                                .decision = {.label = 1, .probability = 1, .entropy = 0, .exit = 1},
-                               .tier = Tier::kEdge});
+                               .tier = Tier::kEdge,
+                               .degraded = Reason::kNone,
+                               .hops = hops_});
     return true;
   }
   void service(Clock::time_point, std::vector<LinkEvent>& events) override {
@@ -51,6 +54,7 @@ class AtOnce final : public Channel {
 
  private:
   std::function<void(const Handoff&)> tell_;
+  std::vector<Hop> hops_;
   std::vector<Verdict> answers_;
   std::string endpoint_ = "at once";
 };
@@ -154,6 +158,19 @@ TEST_CASE("device: what encoding takes is not promised to the next tier") {
       });
   CHECK(answers == 20);
   CHECK(excess < encoding / 2);
+}
+
+TEST_CASE("device: what tiers worked is not on the wire, though one says it did not wait for it") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  auto next = std::make_unique<AtOnce>(
+      [](const Handoff&) { std::this_thread::sleep_for(milliseconds(30)); },
+      std::vector<Hop>{{.tier = Tier::kEdge, .compute_us = 1000, .wait_us = 10},
+                       {.tier = Tier::kCloud, .queue_us = 4000, .compute_us = 6000}});
+  Device device(cascade.stages(), cascade.id(), kPatient, std::move(next), {});
+  const Outcome outcome = run_all(device, cascade).at(0);
+  REQUIRE(outcome.hops.size() == 3);
+  CHECK(outcome.wire_us == outcome.hops[0].wait_us - 11000);
+  CHECK(outcome.hops[0].wait_us >= 30000);
 }
 
 TEST_CASE("device: a late edge is not waited for beyond the deadline") {
