@@ -82,7 +82,7 @@ std::string named_subcommand(const CLI::App& root) {
 std::string explain(const CLI::App& root, const CLI::ParseError& error) {
   const std::vector<std::string> unknown = root.remaining(true);
   if (unknown.empty()) {
-    const std::string what = error.what();
+    std::string what = error.what();
     if (const auto at = what.find(" excludes "); at != std::string::npos)
       return what.substr(0, at) + ": wanted without " + what.substr(at + 10) + ", found both";
     if (const auto at = what.rfind(" is required"); at != std::string::npos)
