@@ -118,6 +118,7 @@ def draw(report, path):
 
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "links", "font.size": 9, "axes.spines.top": False,
+                                "axes.spines.right": False,
                                 "svg.fonttype": "none"})
     from matplotlib import pyplot
     from matplotlib.ticker import FixedLocator, NullLocator
