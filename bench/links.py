@@ -66,7 +66,7 @@ def device(fleet, limit, threshold, more):
 def measure(fleet, threshold, kind, limit, truth):
     """One point: a run of `limit` pictures, one at a time."""
     more, _ = KINDS[kind]
-    for _ in range(ATTEMPTS):  # containers that were made anew take a moment to find each other
+    for _ in range(ATTEMPTS):  # until the edge, made anew, has met the cloud
         if device(fleet, 1, 0, more).returncode == 0:
             break
     for _ in range(ATTEMPTS):

@@ -123,9 +123,10 @@ bool ZmqSocket::receive(Parts& parts, std::string* user_id) {
     Part& part = parts.count_ < Parts::kMost ? parts.impl_->parts[parts.count_] : surplus;
     if (zmq_msg_recv(part.get(), socket_, ZMQ_DONTWAIT) < 0) return false;
     ++parts.count_;
-    parts.source_ = part.source();
     if (user_id != nullptr && user_id->empty()) *user_id = part.user_id();
-    if (zmq_msg_more(part.get()) == 0) return true;
+    if (zmq_msg_more(part.get()) != 0) continue;
+    parts.source_ = part.source();
+    return true;
   }
 }
 
