@@ -153,7 +153,7 @@ TEST_CASE("an address for metrics that cannot be had is an error before the node
 
 TEST_CASE("health: stuck workers make a node unready and then dead, and a drain makes it unready") {
   // 10^12 multiplications in scalar code: minutes.
-  const Site site(lopsided_model(1024, 127));
+  const Site site(lopsided_model(512, 255));
   MeteredEdge edge(site, {"--drain", "4s"},
                    {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
   const std::string& at = edge.metrics;

@@ -116,7 +116,7 @@ TEST_CASE("a device may be started before its edge") {
 
 TEST_CASE("a worker that does not return does not keep its node from ending") {
   // 10^12 multiplications in scalar code: minutes.
-  const Site site(lopsided_model(1024, 127));
+  const Site site(lopsided_model(512, 255));
   RunningNode edge(site.folder, site.model, "edge", {"--drain", "300ms"},
                    {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
   const Finished device = offramp(site.run(edge.address, 1, {"--deadline", "1s", "--wait", "20s"}));

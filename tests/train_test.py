@@ -27,6 +27,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cifar10  # noqa: E402
 import networks  # noqa: E402
 import train  # noqa: E402
+import train_options  # noqa: E402
+import train_recipe  # noqa: E402
 from train_output import load  # noqa: E402
 
 RECORDS = 40  # a file; six files
@@ -113,6 +115,62 @@ class TrainTest(unittest.TestCase):
         values = pictures[train_index[:16]].astype(np.float64) / 255
         np.testing.assert_allclose(card["mean"].numpy(), values.mean((0, 2, 3)), rtol=1e-6)
         np.testing.assert_allclose(card["std"].numpy(), values.std((0, 2, 3)), rtol=1e-6)
+
+    def test_what_is_kept_is_the_average(self):
+        self.assertEqual(quietly(*self.options("average"))[0], 0)
+        self.assertEqual(quietly(*self.options("plain", "--ema", 0))[0], 0)
+        kept = {name: load(self.base / name / "checkpoint.pt") for name in ("average", "plain")}
+        last = {name: load(self.base / name / "last.pt") for name in ("average", "plain")}
+        for name, value in last["plain"]["model"].items():
+            self.assertTrue(torch.equal(last["average"]["model"][name], value), name)
+            self.assertTrue(torch.equal(kept["plain"]["state_dict"][name], value), name)
+            self.assertTrue(
+                torch.equal(kept["average"]["state_dict"][name], last["average"]["average"][name])
+            )
+        name = "stage1.0.weight"
+        self.assertFalse(torch.equal(*(card["state_dict"][name] for card in kept.values())))
+
+    def test_several_seeds_and_a_teacher(self):
+        teacher = self.base / "teacher/checkpoint.pt"
+        self.assertEqual(quietly(*self.options("teacher", "--network", "alexnet"))[0], 0)
+        options = self.options("seeds", "--seeds", "3,5", "--teacher", teacher)
+        code, text = quietly(*options)
+        self.assertEqual(code, 0, text)
+        summary = json.loads((self.base / "seeds/seeds.json").read_text())
+        self.assertEqual(list(summary["test_accuracy"]), ["3", "5"])
+        logs = [json.loads((self.base / f"seeds/seed-{n}/log.json").read_text()) for n in (3, 5)]
+        self.assertEqual([log["config"]["seed"] for log in logs], [3, 5])
+        tests = np.array([log["test"]["accuracy"] for log in logs])
+        np.testing.assert_allclose(summary["mean"], tests.mean(0), atol=1e-3)
+        np.testing.assert_allclose(summary["standard_deviation"], tests.std(0, ddof=1), atol=1e-3)
+        self.assertIn("mean of 2 seeds", text.splitlines()[-1])
+        # Taught, it is another network; resumed, all is there already.
+        untaught = self.options("untaught", "--seed", 3)
+        self.assertEqual(quietly(*untaught)[0], 0)
+        one, other = (
+            load(self.base / name / "checkpoint.pt")["state_dict"]["stage1.0.weight"]
+            for name in ("untaught", "seeds/seed-3")
+        )
+        self.assertFalse(torch.equal(one, other))
+        self.assertEqual(quietly(*options, "--resume")[0], 0)
+        self.refuses(
+            65,
+            "trained on the same pictures",
+            *self.options("stranger", "--teacher", teacher, "--holdout", 30),
+        )
+        self.refuses(65, "wanted a checkpoint", *self.options("none", "--teacher", "/dev/null"))
+
+    def test_budget_is_a_preset_that_gives_way(self):
+        def found(*more):
+            options = train_options.parse(
+                [str(option) for option in ("--data", "a", "--out", "b", *more)], ""
+            )
+            return options.epochs, options.trunk_epochs
+
+        self.assertEqual(found(), (200, 40))
+        self.assertEqual(found("--budget"), (80, 16))
+        self.assertEqual(found("--budget", "--epochs", 90), (90, 16))
+        self.assertEqual(found("--epochs", 4), (4, 0))
 
     # Going on after an interruption
 
@@ -206,6 +264,9 @@ class TrainTest(unittest.TestCase):
             "--lr": ("nan", "wanted a number above 0"),
             "--batch": ("181", "wanted at most 180"),
             "--epochs": ("0", "at least 1"),
+            "--trunk-epochs": ("4", "fewer than the 4"),
+            "--seeds": ("1,1", "two different numbers"),
+            "--ema": ("1", "at most 0.99999"),
             "--colour": ("red", "unrecognized arguments"),
         }
         for option, (value, message) in cases.items():
@@ -244,11 +305,10 @@ class LossTest(unittest.TestCase):
         random = np.random.RandomState(5)
         early, last = random.randn(2, 6, 10)
         labels = random.randint(0, 10, 6)
-        options = argparse.Namespace(
-            distill=True, distill_alpha=0.3, distill_temperature=2.0, loss_weights=[0.5, 1.0]
-        )
+        teacher = random.randn(6, 10)
+        options = argparse.Namespace(distill_alpha=0.3, distill_temperature=2.0)
         outputs = [torch.from_numpy(early).float(), torch.from_numpy(last).float()]
-        total, losses = train.joint_loss(outputs, torch.from_numpy(labels), options)
+        labels_tensor = torch.from_numpy(labels)
 
         def softmax(x):
             return np.exp(x) / np.exp(x).sum(1, keepdims=True)
@@ -256,16 +316,75 @@ class LossTest(unittest.TestCase):
         def cross_entropy(x):
             return -np.log(softmax(x)[np.arange(6), labels]).mean()
 
-        p, q = softmax(last / 2), softmax(early / 2)
-        distance = (p * np.log(p / q)).sum(1).mean()
-        wanted = [0.7 * cross_entropy(early) + 0.3 * 4 * distance, cross_entropy(last)]
-        np.testing.assert_allclose([loss.item() for loss in losses], wanted, rtol=1e-5)
-        self.assertAlmostEqual(total.item(), 0.5 * wanted[0] + wanted[1], places=4)
+        def distance(student, *teachers):
+            q = softmax(student / 2)
+            each = [(softmax(t / 2) * np.log(softmax(t / 2) / q)).sum(1).mean() for t in teachers]
+            return 4 * np.mean(each)
+
+        def check(wanted, **more):
+            losses = train_recipe.exit_losses(outputs, labels_tensor, options, **more)
+            np.testing.assert_allclose([loss.item() for loss in losses], wanted, rtol=1e-5)
+
+        check([0.7 * cross_entropy(early) + 0.3 * distance(early, last), cross_entropy(last)])
+        check(
+            [
+                0.7 * cross_entropy(early) + 0.3 * distance(early, teacher, last),
+                0.7 * cross_entropy(last) + 0.3 * distance(last, teacher),
+            ],
+            teacher=torch.from_numpy(teacher),
+        )
+        options.distill_alpha = 0
+        check([cross_entropy(early), cross_entropy(last)], teacher=torch.from_numpy(teacher))
+
+    def test_early_exits_do_not_move_the_last_one(self):
+        """What they learn from the last exit must not come back to it."""
+        options = argparse.Namespace(distill_alpha=0.5, distill_temperature=2.0)
+        early, last = (torch.randn(4, 10, requires_grad=True) for _ in range(2))
+        labels = torch.zeros(4, dtype=torch.int64)
+        train_recipe.exit_losses([early, last], labels, options)[0].backward()
+        self.assertIsNotNone(early.grad)
+        self.assertIsNone(last.grad)
+
+    def test_the_trunk_is_trained_first(self):
+        options = argparse.Namespace(trunk_epochs=2, loss_weights=[0.5, 0.7, 1.0])
+        weights = [train_recipe.loss_weights(epoch, options) for epoch in range(3)]
+        self.assertEqual(weights, [[0, 0, 1], [0, 0, 1], [0.5, 0.7, 1]])
+
+    def test_branch_gradients_are_scaled_in_the_trunk_alone(self):
+        def gradients(scale):
+            torch.manual_seed(1)
+            model = networks.build("lenet")
+            train_recipe.scale_branch_gradients(model, scale)
+            model(torch.ones(2, *networks.INPUT_SHAPE))[0].sum().backward()
+            return model.stage1[0].weight.grad, model.exit1[0].weight.grad
+
+        trunk, head = gradients(1)
+        scaled_trunk, scaled_head = gradients(0.25)
+        torch.testing.assert_close(scaled_trunk, 0.25 * trunk)
+        torch.testing.assert_close(scaled_head, head)
+
+    def test_average_follows_weights_and_statistics(self):
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+        average = train_recipe.Average(model, 0.5)
+        mean = {name: value.clone() for name, value in model.state_dict().items()}
+        for step in range(20):
+            with torch.no_grad():
+                model[0].weight.add_(1.0)
+            model(torch.randn(2, 1, 3, 3))
+            average.update(model, step)
+            decay = min(0.5, (1 + step) / (10 + step))
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    mean[name] = decay * mean[name] + (1 - decay) * value
+        kept = average.model.state_dict()
+        self.assertEqual(kept["1.num_batches_tracked"], 20)
+        for name in ("0.weight", "1.running_mean", "1.running_var"):
+            torch.testing.assert_close(kept[name], mean[name])
 
     def test_learning_rate_rises_then_falls_to_zero(self):
         for schedule, peak in (("onecycle", 30), ("cosine", 0)):
             options = argparse.Namespace(lr=0.2, schedule=schedule)
-            rates = [train.learning_rate(step, 100, options) for step in range(100)]
+            rates = [train_recipe.learning_rate(step, 100, options) for step in range(100)]
             self.assertEqual(rates.index(max(rates)), peak)
             self.assertAlmostEqual(max(rates), 0.2)
             self.assertEqual(rates, sorted(rates[:peak]) + sorted(rates[peak:], reverse=True))

@@ -101,7 +101,8 @@ def normalise(pictures, mean, std):
 
 def augment(batch, generator):
     """Random flip and random crop after padding by four zeros, each picture for itself. Random
-    numbers come from a generator on the CPU: the same stream whatever the device."""
+    numbers come from a generator on the CPU: the same stream whatever the device. The result has
+    its channels last in memory."""
     count, _, height, width = batch.shape
     device = batch.device
     flip = torch.rand(count, generator=generator) < 0.5
@@ -111,7 +112,5 @@ def augment(batch, generator):
     columns = torch.where(flip[:, None], columns.flip(1), columns).to(device)
     padded = functional.pad(batch, (CROP_PADDING,) * 4)
     picture = torch.arange(count, device=device)[:, None, None]
-    # Index arrays beside a slice come first in the result: [N, H, W, C].
-    return (
-        padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-    )
+    # Index arrays beside a slice come first in the result: [N, H, W, C], in memory too.
+    return padded[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,34 +1,38 @@
 #!/usr/bin/env python3
-"""Trains a network with early exits on CIFAR-10, all exits at once.
+"""Trains a network with early exits on CIFAR-10: the trunk first, then all exits at once.
 
     tools/train.py --data cifar10 --network resnet20 --out runs/resnet20b
     tools/train.py --data cifar10 --network resnet20 --out runs/resnet20b --resume
+    tools/train.py --data cifar10 --network resnet20 --out runs/resnet20b --budget
+    tools/train.py --data cifar10 --network resnet20 --out runs/three --seeds 1,2,3
 
 OUT receives checkpoint.pt (for export_weights.py), last.pt (for --resume), log.json and
-accuracy.png. Part of the training pictures is held out: its accuracy is shown after every epoch.
+accuracy.png; with --seeds that is one folder seed-N for each, and seeds.json has mean and standard
+deviation. Part of the training pictures is held out: its accuracy is shown after every epoch.
 The test pictures are read once, at the end. Exit codes: 0 done, 64 option, 65 bad data or
 checkpoint, 66 missing input, 70 training diverged, 73 cannot write, 130 or 143 interrupted (all
 work is kept, --resume goes on from there).
 """
 
+import argparse
 import json
 import math
 import pathlib
 import signal
+import statistics
 import sys
 import time
 
 import torch
-from torch.nn import functional
 
 import cifar10
 import networks
+import train_recipe
 from train_options import Stop, parse
 from train_output import Progress, draw, first_line, load, percent, write
 
-WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises
 # Settings that may change between a run and its continuation: they do not belong to the recipe.
-NOT_RECIPE = ("data", "out", "resume", "device", "threads")
+NOT_RECIPE = ("data", "out", "resume", "device", "threads", "seeds")
 # Members of Run that say how far it is, besides its tensors.
 COUNTERS = ("epoch", "batch", "seconds", "history", "test")
 
@@ -45,36 +49,6 @@ class Interrupt:
     def remember(self, number, _frame):
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
-
-
-def joint_loss(outputs, labels, options):
-    """(total, loss of each exit). An early exit's loss with distillation (Hinton et al., 2015),
-    a = alpha, T = temperature:
-
-        (1 - a) CE(label) + a T^2 KL(softmax(last / T) || softmax(exit / T))
-
-    The last exit is not taught.
-    """
-    losses = []
-    temperature = options.distill_temperature
-    teacher = functional.softmax(outputs[-1].detach().float() / temperature, dim=1)
-    for index, logits in enumerate(outputs):
-        logits = logits.float()
-        loss = functional.cross_entropy(logits, labels)
-        if options.distill and index + 1 < len(outputs):
-            student = functional.log_softmax(logits / temperature, dim=1)
-            distance = functional.kl_div(student, teacher, reduction="batchmean") * temperature**2
-            loss = (1 - options.distill_alpha) * loss + options.distill_alpha * distance
-        losses.append(loss)
-    return sum(w * loss for w, loss in zip(options.loss_weights, losses)), losses
-
-
-def learning_rate(step, steps, options):
-    """A function of the step alone, so that there is no schedule to save."""
-    rise = WARM_UP * steps if options.schedule == "onecycle" else 0
-    if step < rise:
-        return options.lr * (step + 1) / (rise + 1)
-    return options.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
 
 class Run:
@@ -94,7 +68,10 @@ class Run:
             heads=options.heads,
             shortcut=options.shortcut,
             classes=len(cifar10.CLASSES),
-        ).to(self.device)
+        ).to(self.device, memory_format=torch.channels_last)
+        self.average = train_recipe.Average(self.model, options.ema) if options.ema else None
+        train_recipe.scale_branch_gradients(self.model, options.branch_gradient)
+        self.teacher = self.load_teacher()
         parameters = list(self.model.parameters())
         self.optimizer = torch.optim.SGD(
             [
@@ -139,6 +116,13 @@ class Run:
                 f"found {self.options.batch}",
             )
 
+    def load_teacher(self):
+        if not self.options.teacher:
+            return None
+        return train_recipe.load_teacher(
+            self.options.teacher, self.device, self.mean, self.std, self.heldout_index
+        )
+
     def to_device(self, pictures, labels):
         return torch.from_numpy(pictures).to(self.device), torch.from_numpy(labels).to(self.device)
 
@@ -146,6 +130,10 @@ class Run:
         if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
             return torch.amp.GradScaler(self.device.type, enabled=self.options.amp)
         return torch.cuda.amp.GradScaler(enabled=self.options.amp)
+
+    def result(self):
+        """The network that is judged and kept: the average of the weights where there is one."""
+        return self.average.model if self.average else self.model
 
     # What is kept:
 
@@ -156,6 +144,7 @@ class Run:
         state = {
             "plain": json.dumps({**plain, "scaler": self.scaler.state_dict()}),
             "model": self.model.state_dict(),
+            "average": self.average.model.state_dict() if self.average else {},
             "momentum": self.optimizer.state_dict()["state"],
             "generator": self.generator.get_state(),
             "order": self.order,
@@ -184,6 +173,8 @@ class Run:
                     f"found others in {self.options.data}",
                 )
             self.model.load_state_dict(state["model"])
+            if self.average:
+                self.average.model.load_state_dict(state["average"])
             settings = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state["momentum"], "param_groups": settings})
             self.scaler.load_state_dict(plain["scaler"])
@@ -199,7 +190,7 @@ class Run:
     def save_results(self):
         options = self.options
         checkpoint = {
-            "state_dict": self.model.state_dict(),
+            "state_dict": {n: t.contiguous() for n, t in self.result().state_dict().items()},
             "mean": self.mean,
             "std": self.std,
             "val_idx": self.heldout_index,
@@ -236,22 +227,29 @@ class Run:
         if self.order is None:
             self.order = torch.randperm(len(labels), generator=self.generator)
         steps = options.epochs * self.batches
+        weights = train_recipe.loss_weights(self.epoch, options)
         self.model.train()
         began = time.monotonic()
         while self.batch < self.batches and not interrupt.signal:
+            step = self.epoch * self.batches + self.batch
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.epoch * self.batches + self.batch, steps, options)
+                group["lr"] = train_recipe.learning_rate(step, steps, options)
             begin = self.batch * options.batch
             index = self.order[begin : begin + options.batch].to(self.device)
             inputs = cifar10.normalise(pictures[index], self.mean, self.std)
             inputs = cifar10.augment(inputs, self.generator)
             with torch.autocast(self.device.type, enabled=options.amp):
                 outputs = self.model(inputs)
-            total, losses = joint_loss(outputs, labels[index], options)
+                with torch.no_grad():
+                    teacher = self.teacher(inputs)[-1] if self.teacher else None
+            losses = train_recipe.exit_losses(outputs, labels[index], options, teacher)
+            total = sum(weight * loss for weight, loss in zip(weights, losses) if weight > 0)
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(total).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            if self.average:
+                self.average.update(self.model, step)
             self.sums += torch.stack(losses).detach().double()
             self.batch += 1
             if self.progress.due():
@@ -264,11 +262,11 @@ class Run:
     @torch.no_grad()
     def accuracy(self, pictures, labels):
         """Percent right at each exit."""
-        self.model.eval()
+        model = self.result().eval()
         right = torch.zeros(len(self.options.loss_weights), dtype=torch.int64)
         for begin in range(0, len(labels), 500):
             inputs = cifar10.normalise(pictures[begin : begin + 500], self.mean, self.std)
-            for exit_index, logits in enumerate(self.model(inputs)):
+            for exit_index, logits in enumerate(model(inputs)):
                 right[exit_index] += (logits.argmax(1) == labels[begin : begin + 500]).sum().cpu()
         return [round(100 * r / len(labels), 4) for r in right.tolist()]
 
@@ -330,12 +328,8 @@ class Run:
         return 0
 
 
-def start(argv):
-    options = parse(argv, __doc__)
-    interrupt = Interrupt()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.backends.cudnn.benchmark = True
+def one_run(options, interrupt):
+    """One seed, in --out. Returns (exit code, accuracy of each exit on the test pictures)."""
     out = pathlib.Path(options.out)
     found = (out / "last.pt").exists()
     if found and not options.resume:
@@ -349,7 +343,41 @@ def start(argv):
         raise Stop(73, f"{out}: cannot be created: {error.strerror}") from error
     if found:
         run.restore_state()
-    return run.run(interrupt)
+    code = run.run(interrupt)
+    return code, run.test and run.test["accuracy"]
+
+
+def several_runs(options, interrupt):
+    """One run after the other in OUT/seed-N, and what they have in common in OUT/seeds.json."""
+    out, results = pathlib.Path(options.out), {}
+    for seed in options.seeds:
+        own = argparse.Namespace(**vars(options))
+        own.seed, own.out = seed, str(out / f"seed-{seed}")
+        code, results[seed] = one_run(own, interrupt)
+        if code:
+            return code
+    exits = list(zip(*results.values()))
+    summary = {
+        "test_accuracy": results,
+        "mean": [round(statistics.fmean(values), 4) for values in exits],
+        "standard_deviation": [round(statistics.stdev(values), 4) for values in exits],
+    }
+    text = json.dumps(summary, indent=1) + "\n"
+    write(out / "seeds.json", lambda file: file.write(text.encode()))
+    Progress().line(
+        f"test, mean of {len(results)} seeds: {percent(summary['mean'])}, "
+        f"standard deviation {percent(summary['standard_deviation'])}; {out / 'seeds.json'}"
+    )
+    return 0
+
+
+def start(argv):
+    options = parse(argv, __doc__)
+    interrupt = Interrupt()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.benchmark = True
+    return several_runs(options, interrupt) if options.seeds else one_run(options, interrupt)[0]
 
 
 def main(argv):

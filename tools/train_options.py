@@ -8,6 +8,10 @@ import torch
 import networks
 
 
+# What --budget sets where the command line does not: ResNet-20 on two CPU cores in two hours.
+BUDGET = {"epochs": 80, "trunk_epochs": 16}
+
+
 class Stop(Exception):
     """Ends the program with one line and an exit code."""
 
@@ -65,7 +69,19 @@ def parse(argv, description):
         default="conv",
         help="where the ResNets halve the picture: conv (default) or pad",
     )
-    add("--epochs", type=number(int, 1), default=30)
+    add(
+        "--budget",
+        action="store_true",
+        help="a shorter recipe, for two CPU cores and two hours: "
+        + ", ".join(f"--{k.replace('_', '-')} {v}" for k, v in BUDGET.items()),
+    )
+    add("--epochs", type=number(int, 1), default=200, help="(default 200)")
+    add(
+        "--trunk-epochs",
+        type=number(int, 0),
+        metavar="N",
+        help="the first N epochs train trunk and last exit alone (default: a fifth of --epochs)",
+    )
     add("--batch", type=number(int, 2), default=128)
     add(
         "--lr",
@@ -90,12 +106,29 @@ def parse(argv, description):
         metavar="W,...",
         help="one per exit, earliest first (default 0.5,0.7,1; two exits: 0.5,1)",
     )
-    add("--distill", action="store_true", help="early exits learn from the last one too")
     add(
         "--distill-alpha",
         type=number(float, 0, 1),
         default=0.5,
-        help="share of that in their loss (default 0.5)",
+        help="share of what the last exit and --teacher say in the loss (default 0.5; 0: labels alone)",
+    )
+    add(
+        "--teacher",
+        metavar="CHECKPOINT",
+        help="checkpoint.pt of a larger network, whose last exit teaches every exit",
+    )
+    add(
+        "--branch-gradient",
+        type=number(float, 0, 1),
+        default=1.0,
+        help="factor on what the early exits send back into the trunk (default 1)",
+    )
+    add(
+        "--ema",
+        type=number(float, 0, 0.99999),
+        default=0.998,
+        help="decay of the running average of the weights, which is what is kept (default 0.998; "
+        "0: the weights themselves)",
     )
     add(
         "--distill-temperature",
@@ -116,6 +149,11 @@ def parse(argv, description):
         help="at most N pictures of each kind, for a try",
     )
     add("--seed", type=number(int, 0, 2**31), default=1)
+    add(
+        "--seeds",
+        metavar="N,...",
+        help="one run for each, in a folder of its own; mean and standard deviation",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add("--amp", action="store_true", help="half precision where it is safe; CUDA only")
     add(
@@ -127,7 +165,10 @@ def parse(argv, description):
     add(
         "--resume", action="store_true", help="continue the run in --out; begin it if there is none"
     )
+    if parser.parse_args(argv).budget:
+        parser.set_defaults(**BUDGET)
     options = parser.parse_args(argv)
+    del options.budget  # the recipe says what it stands for
 
     exits = networks.exit_count(options.network)
     for name, known in (
@@ -140,6 +181,15 @@ def parse(argv, description):
                 64, f"--{name}: wanted one of {', '.join(known)}, found {getattr(options, name)!r}"
             )
     options.loss_weights = parse_loss_weights(options.loss_weights, exits)
+    if options.trunk_epochs is None:
+        options.trunk_epochs = options.epochs // 5
+    if options.trunk_epochs >= options.epochs:
+        raise Stop(
+            64,
+            f"--trunk-epochs: wanted fewer than the {options.epochs} of --epochs, "
+            f"found {options.trunk_epochs}",
+        )
+    options.seeds = parse_seeds(options.seeds)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -162,3 +212,16 @@ def parse_loss_weights(text, exits):
             64, f"--loss-weights: wanted {exits} numbers of at least 0, not all 0, found {text!r}"
         )
     return weights
+
+
+def parse_seeds(text):
+    """Empty where one run is wanted."""
+    if text is None:
+        return []
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise Stop(64, f"--seeds: wanted two different numbers or more, found {text!r}")
+    return seeds
