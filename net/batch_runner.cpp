@@ -62,7 +62,8 @@ std::vector<Done> BatchRunner::run(std::vector<Job> jobs) {
       const auto probabilities = outcome.probabilities.subspan(n * classes, classes);
       each.probabilities.assign(probabilities.begin(), probabilities.end());
       each.answers = stage.answers(outcome.doubts[n]);
-      if (!each.answers && i + 1 == end_)
+      const bool audited = jobs[static_cast<std::size_t>(index_[n])].audit;
+      if ((!each.answers || audited) && i + 1 == end_)
         each.carry = encode_tensor(outcome.carry.slice(static_cast<int>(n), 1), format_);
     }
     if (i + 1 < end_) undecided = pack_undecided(stage, outcome, index_, packed_.data());

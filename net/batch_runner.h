@@ -28,7 +28,7 @@ struct Done {
   Decision decision{};          ///< of the last stage that ran
   std::vector<float> probabilities{};
   Hop hop{};
-  WireTensor carry{};  ///< for the next tier, when not sure
+  WireTensor carry{};  ///< for the next tier, when not sure or to be audited
 };
 
 /// Memory of one worker for the stages of its node.

@@ -51,7 +51,8 @@ struct Device::Impl {
         pool(stages[0].plan().threads()),
         memory(stages[0].make_memory()),
         input(stages[0].plan().input_shape().elements()),
-        upstream(std::move(next), options.policy, wire_model_id(model), 1, log) {
+        upstream(std::move(next), options.policy, wire_model_id(model), 1, log),
+        auditor(options.audit) {
     check_independent(stages);
     memory.pool = &pool;
     if (options.cut == Cut::kTensor) return;
@@ -62,9 +63,12 @@ struct Device::Impl {
 
   void run(std::size_t count, const Source& source);
   void serve(Feed& feed);
+  void finish();
   void classify(std::size_t index, Clock::time_point ready);
   Reason hand_on(std::size_t index, Verdict& own, const View& carry, Clock::time_point ready);
-  WireTensor to_send(const View& carry, Clock::time_point answer_by);
+  void audit(std::size_t index, const Decision& given, const View& carry);
+  bool wants_picture(Clock::time_point answer_by);
+  WireTensor to_send(const View& carry, bool as_picture);
   void settle(Settled settled, Clock::time_point now);
   [[noreturn]] void throw_refusal() const;
   void await_link(Clock::time_point until);
@@ -91,6 +95,7 @@ struct Device::Impl {
   Upstream upstream;
   std::optional<PixelTable> table;  ///< when pictures may be sent
   FormChoice forms;
+  Auditor auditor;
   /// Until then an absent next tier is waited for; none before it has been needed.
   std::optional<Clock::time_point> grace_ends;
   Clock::duration busy{};  ///< what the last picture took to read and to run
@@ -112,7 +117,12 @@ void Device::Impl::run(std::size_t count, const Source& source) {
     if (source(index, pixels)) classify(index, Clock::now());
     busy = Clock::now() - begin;
   }
-  while (upstream.away() > 0) pump(upstream.earliest_deadline());
+  finish();
+}
+
+// Until everything that is away has come to its end.
+void Device::Impl::finish() {
+  while (upstream.away() > 0 || upstream.auditing()) pump(upstream.due());
 }
 
 void Device::Impl::serve(Feed& feed) {
@@ -131,7 +141,7 @@ void Device::Impl::serve(Feed& feed) {
         pump(upstream.earliest_deadline(), feed.readable_fd());
         break;
       case Feed::Next::kEnd:
-        while (upstream.away() > 0) pump(upstream.earliest_deadline());
+        finish();
         return;
     }
   }
@@ -158,6 +168,19 @@ void Device::Impl::classify(std::size_t index, Clock::time_point ready) {
   Outcome alone = outcome_of(std::move(own));
   alone.local = local;
   give(index, std::move(alone), ready);
+  if (sure && auditor.draws()) audit(index, outcome.decisions[0], outcome.carry);
+}
+
+void Device::Impl::audit(std::size_t index, const Decision& given, const View& carry) {
+  if (upstream.auditing() || !upstream.up()) return;
+  const Clock::time_point answer_by = Clock::now() + options.deadline;
+  Request request{
+      .ticket = index,
+      .own = {.decision = given, .tier = Tier::kDevice, .hops = {Hop{}}},
+      .tensor = to_send(carry, options.cut == Cut::kPicture && upstream.takes_pictures()),
+      .hop = 0,
+      .answer_by = answer_by};
+  upstream.audit(std::move(request), Clock::now());
 }
 
 // Gives the picture to the next tier and `own` with it, for the worst case; or says why it cannot.
@@ -173,7 +196,7 @@ Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
   if (obstacle == Reason::kDisconnected && !std::exchange(told_absent, true))
     say(LogLevel::kWarning, upstream.endpoints() + " does not answer: the device answers alone");
   if (obstacle != Reason::kNone) return obstacle;
-  WireTensor tensor = to_send(carry, answer_by);
+  WireTensor tensor = to_send(carry, wants_picture(answer_by));
   Request request{.ticket = index,
                   .own = std::move(own),
                   .tensor = std::move(tensor),
@@ -185,14 +208,18 @@ Reason Device::Impl::hand_on(std::size_t index, Verdict& own, const View& carry,
   return reason;
 }
 
-// The picture or the tensor.
-WireTensor Device::Impl::to_send(const View& carry, Clock::time_point answer_by) {
-  if (table && upstream.takes_pictures()) {
-    const Clock::time_point now = Clock::now();
+bool Device::Impl::wants_picture(Clock::time_point answer_by) {
+  if (!table || !upstream.takes_pictures()) return false;
+  const Clock::time_point now = Clock::now();
+  return options.cut == Cut::kPicture || forms.choose(answer_by - now, now) == Form::kPicture;
+}
+
+// The picture, where it can be had again from what was made of it, or the tensor.
+WireTensor Device::Impl::to_send(const View& carry, bool as_picture) {
+  if (as_picture) {
     const View picture{.data = input.data(), .batch = 1, .shape = stages[0].plan().input_shape()};
-    if (options.cut == Cut::kPicture || forms.choose(answer_by - now, now) == Form::kPicture)
-      if (auto tensor = encode_pixels(picture, *table, options.format.codec))
-        return std::move(*tensor);
+    if (auto tensor = encode_pixels(picture, *table, options.format.codec))
+      return std::move(*tensor);
   }
   return encode_tensor(carry, options.format);
 }
@@ -264,6 +291,8 @@ void Device::Impl::pump(Clock::time_point until, int wakeup) {
   std::vector<Settled> settled;
   upstream.service(now, settled);
   for (Settled& each : settled) settle(std::move(each), now);
+  if (const auto audited = upstream.take_audited(); audited && auditor.take(*audited))
+    say(LogLevel::kInfo, "audit: " + audit_text(auditor.counts()));
   if (auto told = upstream.take_refusal()) {
     refusal = std::move(told);
     throw_refusal();
@@ -312,6 +341,8 @@ void Device::serve(Feed& feed, const Sink& sink) {
 }
 
 std::uint64_t Device::late_answers() const { return impl_->upstream.unmatched(); }
+
+AuditCounts Device::audits() const { return impl_->auditor.counts(); }
 
 std::vector<LinkStatus> Device::links() const { return impl_->upstream.links(Clock::now()); }
 

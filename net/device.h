@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/cascade.h"
+#include "net/audit.h"
 #include "net/cut_choice.h"
 #include "net/log.h"
 #include "net/next_nodes.h"
@@ -37,6 +38,9 @@ struct DeviceOptions {
   TensorFormat format{};  ///< of what is handed on
   Cut cut = Cut::kTensor;
   std::optional<Preprocess> pictures{};  ///< the model's; wanted when `cut` is not kTensor
+  /// Share of the pictures that the first exit is sure of, 0..1, which are handed on all the same
+  /// once they have their outcome, where the next tier has room to spare: Device::audits().
+  double audit = 0.0;
 };
 
 struct Outcome {
@@ -102,6 +106,8 @@ class Device {
 
   /// Answers of the next tier that came too late, or twice, and were dropped.
   std::uint64_t late_answers() const;
+  /// What the later tiers have said to pictures that the device was sure of.
+  AuditCounts audits() const;
   /// How the links to the next tier's nodes stand. From the thread that runs.
   std::vector<LinkStatus> links() const;
 

@@ -18,6 +18,7 @@ struct Job {
   std::uint8_t hop = 0;
   Clock::time_point arrived;
   Clock::time_point answer_by;  ///< when the answer is to leave this node
+  bool audit = false;           ///< to be handed on though the node's exit be sure of it
   Buffer input;                 ///< [height, width, channels]
 };
 

@@ -11,6 +11,14 @@ namespace {
 // As a device waits for its own next tier.
 constexpr std::chrono::milliseconds kMeet{500};
 
+// Nobody waits for it.
+constexpr std::chrono::seconds kAuditTime{1};
+
+// A peer may say anything; what is too much stays too much.
+std::uint8_t next_hop(const Job& job) {
+  return static_cast<std::uint8_t>(std::min(job.hop + 1, 255));
+}
+
 // The caller's own answer to a request that was never sent.
 Settled unsent(Request request, Reason reason) {
   request.own.degraded = reason;
@@ -28,8 +36,7 @@ Reason NextTier::hand_on(Verdict& own, Done& done, Clock::time_point now) {
   Request request{.ticket = next_ticket_,
                   .own = std::move(own),
                   .tensor = std::move(done.carry),
-                  // A peer may say anything; what is too much stays too much.
-                  .hop = static_cast<std::uint8_t>(std::min(done.job.hop + 1, 255)),
+                  .hop = next_hop(done.job),
                   .answer_by = done.job.answer_by};
   const Reason reason = upstream_.hand_on(request, now);
   const bool waits = reason == Reason::kDisconnected && may_appear(now);
@@ -41,6 +48,14 @@ Reason NextTier::hand_on(Verdict& own, Done& done, Clock::time_point now) {
   askers_.emplace(next_ticket_++, std::move(asker));
   if (waits) waiting_.push_back(std::move(request));
   return Reason::kNone;
+}
+
+bool NextTier::audit(const Decision& own, Done& done, Clock::time_point now) {
+  return upstream_.audit({.own = {.decision = own, .hops = {Hop{}}},
+                          .tensor = std::move(done.carry),
+                          .hop = next_hop(done.job),
+                          .answer_by = now + kAuditTime},
+                         now);
 }
 
 bool NextTier::may_appear(Clock::time_point now) {

@@ -33,6 +33,10 @@ class NextTier {
   /// why it cannot, and `own` is still the caller's.
   [[nodiscard]] Reason hand_on(Verdict& own, Done& done, Clock::time_point now);
 
+  /// Upstream::audit() for a sample that `own` has answered.
+  bool audit(const Decision& own, Done& done, Clock::time_point now);
+  std::optional<Audited> take_audited() { return upstream_.take_audited(); }
+
   /// Nobody waits for this answer any more. False when the request is not away.
   bool forget(const Peer& peer, const RequestId& request);
 

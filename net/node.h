@@ -42,6 +42,9 @@ struct NodeOptions {
   /// and runs the stages before its own once more.
   std::optional<Preprocess> pictures{};
   TensorFormat format{};  ///< of what is handed on
+  /// Share of the requests, 0..1, that are handed on though the last exit here be sure of them,
+  /// once they are answered and where the next tier has room to spare: TelemetrySnapshot::audits.
+  double audit = 0.0;
   Policy policy = Policy::kBalanced;
   int workers = 1;
   int queue_capacity = 256;  ///< requests that wait for a worker; beyond it ERROR(OVERLOADED)

@@ -37,6 +37,11 @@ bool Replica::full(Clock::time_point now) const {
          away_ >= static_cast<std::size_t>(channel_->window());
 }
 
+bool Replica::has_room_to_spare(Clock::time_point now) const {
+  return obstacle(now) == Reason::kNone && breaker_.state(now) == BreakerState::kClosed &&
+         2 * (away_ + 1) <= static_cast<std::size_t>(channel_->window());
+}
+
 microseconds Replica::service() const {
   const LinkLoad load = channel_->load();
   return load.workers > 0 && load.service.count() > 0 ? load.service : measured_;

@@ -48,6 +48,8 @@ class Replica {
   Reason obstacle(Clock::time_point now) const;
   /// True when its window is all that is in the way, and an answer would make room.
   bool full(Clock::time_point now) const;
+  /// True when a request that nobody waits for would be in nobody's way.
+  bool has_room_to_spare(Clock::time_point now) const;
   /// From sending a request to its answer: the way, the queue there as far as is known, the work.
   std::chrono::microseconds predicted(Clock::time_point now) const;
   /// True when predicted() is within `time`; or nothing was sent for a second, so that what is

@@ -151,6 +151,13 @@ Replica* Replicas::choose(Clock::duration time, Clock::time_point now, const Rep
   return b->predicted(now) < a->predicted(now) ? b : a;
 }
 
+Replica* Replicas::choose_to_spare(Clock::duration time, Clock::time_point now, bool pictures) {
+  std::vector<Replica*> found = candidates(time, now, nullptr, pictures);
+  std::erase_if(found, [now](const Replica* each) { return !each->has_room_to_spare(now); });
+  if (found.empty()) return nullptr;
+  return found[std::uniform_int_distribution<std::size_t>(0, found.size() - 1)(random_)];
+}
+
 bool Replicas::any(LinkState state) const {
   return std::ranges::any_of(
       replicas_, [state](const auto& replica) { return replica->channel().state() == state; });

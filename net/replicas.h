@@ -37,6 +37,9 @@ class Replicas {
   Replica* choose(Clock::duration time, Clock::time_point now, const Replica* except,
                   bool pictures = false);
 
+  /// One of those that have room to spare; null when there is none.
+  Replica* choose_to_spare(Clock::duration time, Clock::time_point now, bool pictures);
+
   bool any(LinkState state) const;
   bool all(LinkState state) const;  ///< false when there are none
   bool any_takes_pictures() const;

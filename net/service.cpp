@@ -41,6 +41,7 @@ Service::Service(std::span<const Stage> stages, const Admission& admission,
       credits_(static_cast<std::uint16_t>(options.window), room(stages, options)),
       next_(std::move(next), options.policy, model, options.first_stage + options.stage_count,
             log_),
+      auditor_(options.audit),
       workers_(stages, options) {}
 
 void Service::waitables(std::vector<Waitable>& out) const {
@@ -124,7 +125,9 @@ void Service::handle(const Peer& peer, Session& session, const Handoff& handoff,
   if (auto* refusal = std::get_if<Refusal>(&admitted)) {
     fault(peer, handoff.request, refusal->code, std::move(refusal->text));
   } else {
-    workers_.push(std::move(std::get<Job>(admitted)));
+    Job& job = std::get<Job>(admitted);
+    job.audit = auditor_.draws();
+    workers_.push(std::move(job));
     ++in_work_;
     ++here_[peer];
     telemetry_.accepted(handoff.tensor);
@@ -181,6 +184,8 @@ void Service::take_results(Clock::time_point now) {
   if (out_of_time(now)) next_.give_up(Reason::kLate, now, answers);
   if (!answers.empty()) last_exchange_ = now;
   answer(std::move(answers));
+  if (const auto audited = next_.take_audited(); audited && auditor_.take(*audited))
+    say(LogLevel::kInfo, "audit: " + audit_text(auditor_.counts()));
   telemetry_.set_unmatched(next_.unmatched());
 }
 
@@ -191,7 +196,7 @@ void Service::report(Clock::time_point now) {
                       .away = next_.away(),
                       .sessions = sessions_.size()});
   if (now >= next_link_report_) {
-    telemetry_.set(next_.links());
+    telemetry_.set(next_.links(), auditor_.counts());
     next_link_report_ = now + kLinkReportInterval;
   }
   if (probing_ || now < next_probe_) return;
@@ -263,6 +268,8 @@ void Service::finish(Done done, Clock::time_point now) {
   }
   leave(done.job.peer);
   answer(done.job.peer, std::move(own));
+  const bool carried = done.answers && !done.carry.payload.empty();
+  if (carried && done.job.audit && !draining_) next_.audit(done.decision, done, now);
 }
 
 // ---- the end ----
@@ -288,7 +295,10 @@ bool Service::drained(Clock::time_point now) const {
          now - drain_began_ >= drain_ + kDrainSilence;
 }
 
-void Service::end_drain() { telemetry_.set_unanswered(in_work_); }
+void Service::end_drain() {
+  telemetry_.set_unanswered(in_work_);
+  telemetry_.set(next_.links(), auditor_.counts());
+}
 
 // ---- to peers ----
 

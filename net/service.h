@@ -95,6 +95,7 @@ class Service {
   Sessions sessions_;
   Credits credits_;
   NextTier next_;
+  Auditor auditor_;
   Workers workers_;
 
   std::size_t in_work_ = 0;  ///< requests that the workers have, waiting or running

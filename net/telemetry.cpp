@@ -124,11 +124,13 @@ void Telemetry::set(const Load& load) {
   sessions_.store(load.sessions, kRelaxed);
 }
 
-void Telemetry::set(std::vector<LinkStatus> links) {
+void Telemetry::set(std::vector<LinkStatus> links, const AuditCounts& audits) {
   // A reader that has just been put to sleep with the lock is not waited for: the next turn is
   // soon.
   const std::unique_lock lock(links_mutex_, std::try_to_lock);
-  if (lock.owns_lock()) links_ = std::move(links);
+  if (!lock.owns_lock()) return;
+  links_ = std::move(links);
+  audits_ = audits;
 }
 
 TrafficTable Telemetry::read(const TrafficCounts& counts) {
@@ -191,6 +193,7 @@ TelemetrySnapshot Telemetry::snapshot(Clock::time_point now) const {
   if (asked != kNever) snapshot.workers_silent = since(asked, now);
   const std::lock_guard lock(links_mutex_);
   snapshot.links = links_;
+  snapshot.audits = audits_;
   return snapshot;
 }
 

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "net/audit.h"
 #include "net/channel.h"
 #include "net/denials.h"
 #include "net/message.h"
@@ -106,6 +107,7 @@ struct TelemetrySnapshot {
   TrafficTable received{}, sent{};       ///< tensors taken from peers, handed on
   Load load;
   std::vector<LinkStatus> links;  ///< to the next tier
+  AuditCounts audits;             ///< of what the last exit here was sure of
   bool draining = false;
   std::chrono::milliseconds loop_silent{0};     ///< since the loop's last turn
   std::chrono::milliseconds workers_silent{0};  ///< since the workers have owed an answer
@@ -142,7 +144,7 @@ class Telemetry {
   void workers_answered() { workers_asked_.store(kNever, kRelaxed); }
   void draining() { draining_.store(true, kRelaxed); }
   void set(const Load& load);
-  void set(std::vector<LinkStatus> links);
+  void set(std::vector<LinkStatus> links, const AuditCounts& audits);
 
   /// From any thread; without what the gate has denied.
   TelemetrySnapshot snapshot(Clock::time_point now) const;
@@ -177,6 +179,7 @@ class Telemetry {
 
   mutable std::mutex links_mutex_;  ///< guards what follows
   std::vector<LinkStatus> links_;
+  AuditCounts audits_;
 };
 
 }  // namespace offramp

@@ -87,23 +87,29 @@ Replica* Upstream::choose(const Request& request, Clock::time_point now, const R
                           request.tensor.dtype == DType::kPixels);
 }
 
-bool Upstream::send(const RequestId& id, Away& away, Replica& replica, Clock::time_point now) {
-  const Request& request = away.request;
+bool Upstream::submit(const RequestId& id, Request& request, DType dtype, std::uint8_t attempt,
+                      Replica& replica, Clock::time_point now) {
   const Clock::duration whole = budget_for_next(now, request.answer_by, microseconds{0});
   // Of a way that was longer than there is time, this one is to find out whether it still is.
   const Clock::duration way = std::min<Clock::duration>(replica.channel().round_trip(), whole / 2);
   Handoff handoff{.request = id,
                   .model = model_,
-                  .cut = static_cast<std::uint8_t>(away.dtype == DType::kPixels ? 0 : stage_),
-                  .attempt = away.number,
+                  .cut = static_cast<std::uint8_t>(dtype == DType::kPixels ? 0 : stage_),
+                  .attempt = attempt,
                   .hop = request.hop,
                   .budget_us = to_us(whole - way),
-                  .tensor = std::move(away.request.tensor)};
+                  .tensor = std::move(request.tensor)};
   std::uint32_t bytes = 0;
   const bool sent = replica.channel().submit(handoff, bytes);
-  away.request.tensor = std::move(handoff.tensor);
-  if (!sent) return false;
-  away.request.own.hops[0].sent_bytes += bytes;
+  request.tensor = std::move(handoff.tensor);
+  if (sent) request.own.hops[0].sent_bytes += bytes;
+  return sent;
+}
+
+bool Upstream::send(const RequestId& id, Away& away, Replica& replica, Clock::time_point now) {
+  if (audit_ && audit_->replica == replica.id() && !replica.has_room_to_spare(now))
+    call_back_audit();
+  if (!submit(id, away.request, away.dtype, away.number, replica, now)) return false;
   away.attempt = {.replica = replica.id(), .probe = replica.sent(now), .sent = now};
   return true;
 }
@@ -123,12 +129,48 @@ bool Upstream::try_again(Entry entry, Clock::time_point now) {
   return true;
 }
 
+// ---- audits ----
+
+bool Upstream::audit(Request request, Clock::time_point now) {
+  if (audit_ || audited_ || none() || request.hop + 1u >= kMaxHops) return false;
+  const DType dtype = request.tensor.dtype;
+  Replica* const replica =
+      replicas_.choose_to_spare(usable(request.answer_by, now), now, dtype == DType::kPixels);
+  if (replica == nullptr) return false;
+  const RequestId id = make_request_id(session_, next_request_++);
+  if (!submit(id, request, dtype, 0, *replica, now)) return false;
+  audit_ = Audit{.id = id,
+                 .replica = replica->id(),
+                 .given = request.own.decision,
+                 .until = request.answer_by - kTimerMargin};
+  last_audit_ = id;
+  return true;
+}
+
+bool Upstream::is_audit(const Replica& replica, const RequestId& id) const {
+  return audit_ && audit_->id == id && audit_->replica == replica.id();
+}
+
+void Upstream::end_audit(std::optional<Verdict> check) {
+  // Another tier's own answer, given for want of a better one, is no check.
+  if (check && check->degraded != Reason::kNone) check.reset();
+  audited_ = Audited{.given = audit_->given, .check = std::move(check)};
+  audit_.reset();
+}
+
+void Upstream::call_back_audit() {
+  if (Replica* const replica = replicas_.find(audit_->replica))
+    replica->channel().cancel(audit_->id);
+  end_audit(std::nullopt);
+}
+
 // ---- what comes back ----
 
 void Upstream::service(Clock::time_point now, std::vector<Settled>& settled) {
   std::vector<Replicas::Event> events;
   replicas_.service(now, events);
   for (auto& [replica, event] : events) handle(*replica, std::move(event), now, settled);
+  if (audit_ && now >= audit_->until) call_back_audit();
   while (!deadlines_.empty() && now >= deadlines_.begin()->first - kTimerMargin) {
     const Entry entry = away_.find(deadlines_.begin()->second);
     const Attempt attempt = entry->second.attempt;
@@ -163,11 +205,15 @@ void Upstream::handle(Replica& replica, LinkEvent event, Clock::time_point now,
 
 void Upstream::answered(Replica& replica, Verdict verdict, Clock::time_point now,
                         std::vector<Settled>& settled) {
+  if (is_audit(replica, verdict.request)) {
+    end_audit(std::move(verdict));
+    return;
+  }
   const Entry entry = away_.find(verdict.request);
   const bool asked = entry != away_.end() && (entry->second.attempt.replica == replica.id() ||
                                               entry->second.before == replica.id());
   if (!asked) {
-    ++unmatched_;
+    unmatched_ += verdict.request == last_audit_ ? 0 : 1;
     return;
   }
   retries_.succeeded();
@@ -192,9 +238,13 @@ void Upstream::refused(Replica& replica, const Fault& fault, Clock::time_point n
   if (fault.code == FaultCode::kOverloaded && fault.retry_after_us > 0)
     replica.pause_until(now + std::min<Clock::duration>(microseconds(fault.retry_after_us),
                                                         Breaker::kLongestPause));
+  if (is_audit(replica, fault.request)) {
+    end_audit(std::nullopt);
+    return;
+  }
   const Entry entry = away_.find(fault.request);
   if (entry == away_.end() || entry->second.attempt.replica != replica.id()) {
-    ++unmatched_;
+    unmatched_ += fault.request == last_audit_ ? 0 : 1;
     return;
   }
   const bool probe = entry->second.attempt.probe;
@@ -211,6 +261,7 @@ void Upstream::lost(Replica& replica, const LinkDown& down, Clock::time_point no
                     std::vector<Settled>& settled) {
   say(LogLevel::kWarning, "next tier lost: " + down.why);
   replicas_.lost(replica, now);
+  if (audit_ && audit_->replica == replica.id()) end_audit(std::nullopt);
   std::vector<RequestId> there;
   for (const auto& [id, away] : away_)
     if (away.attempt.replica == replica.id()) there.push_back(id);
@@ -246,6 +297,7 @@ void Upstream::give_up(Reason reason, Clock::time_point now, std::vector<Settled
     call_back(away_.begin());
     settle_own(away_.begin(), reason, now, settled);
   }
+  if (audit_) call_back_audit();
 }
 
 void Upstream::settle_own(Entry entry, Reason reason, Clock::time_point now,
@@ -274,6 +326,9 @@ Clock::time_point Upstream::earliest_deadline() const {
   return deadlines_.empty() ? Clock::time_point::max() : deadlines_.begin()->first - kTimerMargin;
 }
 
-Clock::time_point Upstream::due() const { return std::min(replicas_.due(), earliest_deadline()); }
+Clock::time_point Upstream::due() const {
+  const Clock::time_point audited = audit_ ? audit_->until : Clock::time_point::max();
+  return std::min({replicas_.due(), earliest_deadline(), audited});
+}
 
 }  // namespace offramp

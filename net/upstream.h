@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "net/audit.h"
 #include "net/log.h"
 #include "net/policy.h"
 #include "net/replicas.h"
@@ -50,6 +51,14 @@ class Upstream {
   [[nodiscard]] Reason hand_on(Request& request, Clock::time_point now);
   /// What hand_on() would say, to be asked before the tensor is encoded.
   Reason obstacle(Clock::time_point answer_by, Clock::time_point now) const;
+
+  /// Asks about a sample whose own verdict has left already: one such request at a time, to a node
+  /// that has room to spare, and called back before it is in another's way. It has no Settled, is
+  /// never tried again and says nothing about the node. False: not now, nothing was sent.
+  bool audit(Request request, Clock::time_point now);
+  bool auditing() const { return audit_.has_value(); }
+  /// What came of it, once.
+  std::optional<Audited> take_audited() { return std::exchange(audited_, std::nullopt); }
 
   /// Appends the requests that have come to their end.
   void service(Clock::time_point now, std::vector<Settled>& settled);
@@ -97,11 +106,19 @@ class Upstream {
     Clock::time_point submitted{};
     DType dtype = DType::kNone;
   };
+  struct Audit {
+    RequestId id{};
+    std::uint64_t replica = 0;
+    Decision given;
+    Clock::time_point until{};
+  };
   using Entry = std::map<RequestId, Away>::iterator;
 
   /// What may be used of the time that is left.
   Clock::duration usable(Clock::time_point answer_by, Clock::time_point now) const;
   Replica* choose(const Request& request, Clock::time_point now, const Replica* except);
+  bool submit(const RequestId& id, Request& request, DType dtype, std::uint8_t attempt,
+              Replica& replica, Clock::time_point now);
   bool send(const RequestId& id, Away& away, Replica& replica, Clock::time_point now);
   bool try_again(Entry entry, Clock::time_point now);
 
@@ -114,6 +131,9 @@ class Upstream {
   void lost(Replica& replica, const LinkDown& down, Clock::time_point now,
             std::vector<Settled>& settled);
   void call_back(Entry entry);
+  bool is_audit(const Replica& replica, const RequestId& id) const;
+  void end_audit(std::optional<Verdict> check);
+  void call_back_audit();
   void settle_own(Entry entry, Reason reason, Clock::time_point now, std::vector<Settled>& settled);
   Away take(Entry entry);
   void say(LogLevel level, const std::string& line) const {
@@ -131,6 +151,9 @@ class Upstream {
   std::map<RequestId, Away> away_;
   std::set<std::pair<Clock::time_point, RequestId>> deadlines_;
   std::map<std::uint64_t, RequestId> tickets_;
+  std::optional<Audit> audit_;
+  std::optional<Audited> audited_;
+  RequestId last_audit_{};  ///< an answer to it may come after it was called back
   std::optional<LinkRefused> refusal_;
   std::uint64_t unmatched_ = 0;
 };

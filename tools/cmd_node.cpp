@@ -14,6 +14,7 @@
 #include "engine/error.h"
 #include "net/node.h"
 #include "net/zmq_channel.h"
+#include "tools/audits.h"
 #include "tools/codec_options.h"
 #include "tools/command.h"
 #include "tools/compute_options.h"
@@ -150,6 +151,9 @@ class NodeCommand : public ConfigurableCommand {
                      "0 takes those that are there [0]")
         ->type_name("TIME");
     codec_.add_to(*app());
+    add_share(*app(), "--audit", audit_,
+              "of the requests that this tier is sure of, hand on so many\n"
+              "all the same, once answered, and compare [0]");
     compute_.add_to(*app());
     app()
         ->add_option("--drain", drain_, "when stopped, how long to wait for missing answers [10s]")
@@ -237,6 +241,8 @@ class NodeCommand : public ConfigurableCommand {
     node.stop();
     const NodeCounters counters = node.counters();
     log.say(LogLevel::kInfo, counters_line(counters), counters_json(counters));
+    if (const AuditCounts audits = node.telemetry().audits; audits.asked > 0)
+      log.say(LogLevel::kInfo, "audit: " + audit_text(audits), audit_json(audits));
     if (counters.unanswered == 0) return 0;
     log.say(LogLevel::kError, "node: wanted every request answered within --drain " + drain_ +
                                   ", found " + std::to_string(counters.unanswered) +
@@ -275,6 +281,10 @@ class NodeCommand : public ConfigurableCommand {
           "--codec, --lz4: wanted --next beside them, as they say how to hand on, found none");
     }
     options.format = codec_.format();
+    options.audit = audit_;
+    if (audit_ > 0.0 && values.next.empty())
+      throw Error(ErrorKind::kUsage,
+                  "--audit: wanted --next beside it, which is asked, found none");
     if (!metrics_.empty()) values.metrics = parse_http_address("--metrics", metrics_, 0);
     if (!metrics_port_file_.empty() && metrics_.empty())
       throw Error(ErrorKind::kUsage, "--metrics-port-file: wanted --metrics beside it, found none");
@@ -376,6 +386,7 @@ class NodeCommand : public ConfigurableCommand {
   int workers_ = 1;
   int queue_ = 256;
   int batch_ = 0;  ///< 0: the tier's own
+  double audit_ = 0.0;
   std::string batch_delay_ = "0";
   std::string drain_ = "10s";
   std::string port_file_;

@@ -54,6 +54,9 @@ class Run : public ConfigurableCommand {
         ->add_option("--deadline", deadline_,
                      "for each picture, then the device answers itself [1s]")
         ->type_name("TIME");
+    add_share(*app(), "--audit", audit_,
+              "of the pictures that the device is sure of, hand on so many\n"
+              "all the same, once answered, and compare [0]");
     policy_.add_to(*app());
     app()
         ->add_option("--wait", wait_, "for --next to appear when it is first needed [500ms]")
@@ -140,6 +143,7 @@ class Run : public ConfigurableCommand {
     options.deadline = ceil<milliseconds>(parse_duration("--deadline", deadline_));
     options.connect_grace = ceil<milliseconds>(parse_duration("--wait", wait_));
     options.window = window_;
+    options.audit = audit_;
     options.format = codec_.format();
     if (!duration_.empty()) options.duration = parse_duration("--duration", duration_);
     if (!every_.empty()) options.every = parse_duration("--every", every_);
@@ -155,7 +159,7 @@ class Run : public ConfigurableCommand {
     RunSummary summary(setup);
     int code = 0;
     bool begun = false;
-    run_device(
+    const AuditCounts audits = run_device(
         setup, images_.size(),
         [&](std::size_t id, std::span<float> input) {
           try {
@@ -177,6 +181,7 @@ class Run : public ConfigurableCommand {
             print(table.line(name(id), outcome));
           }
         });
+    if (audits.asked > 0) complain("audit: " + audit_text(audits));
     const int degraded = finish(summary);
     return code != 0 ? code : degraded;
   }
@@ -189,7 +194,7 @@ class Run : public ConfigurableCommand {
     RunSummary summary(setup);
     {
       Progress progress("device", setup.options.duration ? 0 : count);
-      run_device(
+      summary.set(run_device(
           setup, count,
           [&](std::size_t id, std::span<float> input) {
             preprocess(data->picture(id % count), setup.model.preprocess, input.data());
@@ -199,7 +204,7 @@ class Run : public ConfigurableCommand {
             summary.add(outcome, data->label(id % count));
             keep(id, outcome);
             progress.advance(1);
-          });
+          }));
     }
     if (json_) {
       print_json(summary.json(), 2);
@@ -240,6 +245,7 @@ class Run : public ConfigurableCommand {
   std::string deadline_ = "1s";
   std::string wait_ = "500ms";
   int window_ = 8;
+  double audit_ = 0.0;
   std::string duration_, every_;
   std::string decisions_;
   std::optional<OutputFile> decisions_file_;

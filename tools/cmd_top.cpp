@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/error.h"
+#include "tools/audits.h"
 #include "tools/command.h"
 #include "tools/options.h"
 #include "tools/output.h"
@@ -84,6 +85,7 @@ std::string views_text(const Views& views) {
       details += "  exits    " + shares_text(view.by_exit, view.answers) + "\n";
       details += "  answers  " + shares_text(view.by_reason, view.answers) + "\n";
     }
+    if (view.audits.asked > 0) details += "  audit    " + audit_text(view.audits) + "\n";
     for (const TierView::Link& link : view.links) details += "  next     " + link_text(link) + "\n";
     if (const std::string trouble = trouble_text(view); !trouble.empty())
       details += "  trouble  " + trouble + "\n";
@@ -124,6 +126,7 @@ Json views_json(const Views& views) {
                     {"expired", view.expired},
                     {"malformed", view.malformed},
                     {"denied", view.denied},
+                    {"audit", audit_json(view.audits)},
                     {"links", links}});
     }
     all.push_back(std::move(value));

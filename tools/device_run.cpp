@@ -8,6 +8,7 @@
 
 #include "engine/error.h"
 #include "net/node.h"
+#include "tools/audits.h"
 #include "tools/pictures.h"
 #include "tools/statistics.h"
 
@@ -43,8 +44,8 @@ double macs_up_to(const DeviceSetup& setup, int exit) {
 
 }  // namespace
 
-void run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
-                const std::function<void(std::size_t id, const Outcome&)>& seen) {
+AuditCounts run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
+                       const std::function<void(std::size_t id, const Outcome&)>& seen) {
   if (setup.stages.size() < 2) {
     throw Error(ErrorKind::kUsage, setup.model.name +
                                        ": wanted a model with two exits or more to split among "
@@ -79,6 +80,7 @@ void run_device(const DeviceSetup& setup, std::size_t count, const Device::Sourc
         if (setup.history != nullptr) setup.history->answered(id, id % count, outcome);
         settle(id, outcome);
       });
+  return device.audits();
 }
 
 std::string status_of(const Outcome& outcome) {
@@ -236,6 +238,7 @@ std::string RunSummary::text() const {
           " bytes; the raw pictures are " + format_grouped(raw) + " bytes\n";
   if (sent_pictures_ > 0)
     text += "pictures  " + format_grouped(sent_pictures_) + " sent instead of their tensors\n";
+  if (audits_.asked > 0) text += "audit     " + audit_text(audits_) + "\n";
   return text + crossings_text(setup_.stages, crossings_);
 }
 
@@ -266,6 +269,7 @@ Json RunSummary::json() const {
   value["sent_bytes"] = sent_bytes_;
   value["sent_pictures"] = sent_pictures_;
   value["cuts"] = crossings_json(setup_.stages, crossings_);
+  value["audit"] = audit_json(audits_);
   value["picture_bytes"] = setup_.model.preprocess.input.elements() * pictures_;
   return value;
 }

@@ -32,9 +32,9 @@ struct DeviceSetup {
 /// Runs pictures 0..count-1 through `source`; when options.duration is set, again and again. Ids
 /// count up, `id % count` is the picture. `seen` gets each outcome in order of id, as soon as all
 /// earlier ones are known. Throws Error{kUsage} for a model with a single exit, and what
-/// Device::run and History throw.
-void run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
-                const std::function<void(std::size_t id, const Outcome&)>& seen);
+/// Device::run and History throw. Returns what the audits have come to.
+AuditCounts run_device(const DeviceSetup& setup, std::size_t count, const Device::Source& source,
+                       const std::function<void(std::size_t id, const Outcome&)>& seen);
 
 /// "ok", "degraded(late)"; "error(late)" when there is no answer; "local" when the policy wanted
 /// the device's own.
@@ -67,6 +67,8 @@ class RunSummary {
   /// `label` is the right answer where it is known: for all pictures or for none.
   void add(const Outcome& outcome, std::optional<int> label);
 
+  void set(const AuditCounts& audits) { audits_ = audits; }
+
   std::string text() const;
   nlohmann::ordered_json json() const;
   /// One line about answers that are not the whole cascade's, though they were to be; none when
@@ -89,6 +91,7 @@ class RunSummary {
   double macs_ = 0.0;                ///< computed for the answers given
   std::size_t degraded_ = 0, unanswered_ = 0;
   std::optional<std::size_t> right_;
+  AuditCounts audits_;
 };
 
 }  // namespace offramp::cli

@@ -72,6 +72,21 @@ void add_requests(Families& families, const TelemetrySnapshot& now, const NodeId
   families.begin("faults_total", MetricType::Counter, "Requests and greetings that got an error");
   for (std::size_t i = 1; i < kFaultCodeCount; ++i)
     families.add({{"code", fault_name(static_cast<FaultCode>(i))}}, now.faults[i]);
+  const AuditCounts& audits = now.audits;
+  families
+      .begin("audit_asked_total", MetricType::Counter,
+             "Requests that this node was sure of and has handed on all the same")
+      .add({}, audits.asked);
+  families
+      .begin("audit_checked_total", MetricType::Counter,
+             "Of these, those that a later exit has answered; with the same class or another")
+      .add({{"agrees", "yes"}}, audits.agreed)
+      .add({{"agrees", "no"}}, audits.checked - audits.agreed);
+  families
+      .begin("audit_right_total", MetricType::Counter,
+             "Sum of the probabilities that the later exit gives to this node's class: over "
+             "audit_checked_total, an estimate of its accuracy")
+      .add({}, audits.right);
   families.begin("handed_on_total", MetricType::Counter, "Requests handed to the next tier")
       .add({}, sums.forwarded);
   families.begin("expired_total", MetricType::Counter, "Requests whose time ran out in the queue")

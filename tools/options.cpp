@@ -120,6 +120,18 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int l
   return app.add_option(name, value, description)->check(CLI::Validator(check, ""))->type_name("N");
 }
 
+CLI::Option* add_share(CLI::App& app, const std::string& name, double& value,
+                       const std::string& description) {
+  const auto check = [](std::string& text) -> std::string {
+    const std::optional<double> number = parse_as<double>(text);
+    if (number && *number >= 0.0 && *number <= 1.0) return {};
+    return "wanted a number from 0 to 1, found '" + text + "'";
+  };
+  return app.add_option(name, value, description)
+      ->check(CLI::Validator(check, ""))
+      ->type_name("SHARE");
+}
+
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, double least,
                                   double most) {
   std::vector<double> numbers;

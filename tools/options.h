@@ -48,6 +48,10 @@ CLI::Validator one_of(std::vector<std::string> names);
 CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int least, int most,
                        const std::string& description);
 
+/// Adds an option for a number in [0, 1] to `app`.
+CLI::Option* add_share(CLI::App& app, const std::string& name, double& value,
+                       const std::string& description);
+
 /// "100,200.5", each in [least, most]. Throws Error{kUsage}.
 std::vector<double> parse_numbers(const std::string& option, const std::string& text, double least,
                                   double most);

@@ -205,6 +205,11 @@ TierView view_of(const HttpAddress& address, const Reading& before, const Readin
   view.expired = all("offramp_expired_total");
   view.malformed = all("offramp_malformed_total");
   view.denied = all("offramp_denied_total");
+  const auto count = [](double value) { return static_cast<std::uint64_t>(value); };
+  view.audits = {.asked = count(all("offramp_audit_asked_total")),
+                 .checked = count(all("offramp_audit_checked_total")),
+                 .agreed = count(metrics.sum("offramp_audit_checked_total", {{"agrees", "yes"}})),
+                 .right = all("offramp_audit_right_total")};
   view.queue = all("offramp_queue_depth");
   view.in_work = all("offramp_in_work");
   view.away = all("offramp_away");

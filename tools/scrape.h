@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "net/audit.h"
 #include "tools/metrics_server.h"
 
 namespace offramp::cli {
@@ -73,6 +74,7 @@ struct TierView {
   double queue = 0.0, in_work = 0.0, away = 0.0, sessions = 0.0;
   std::optional<double> batch;  ///< mean size
   std::vector<Link> links;
+  AuditCounts audits;
 };
 
 TierView view_of(const HttpAddress& address, const Reading& before, const Reading& now);
