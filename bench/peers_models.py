@@ -108,9 +108,9 @@ def make_model(subject, folder):
     if subject.network == "resnet20b":
         shutil.copy(ROOT / "weights" / "resnet20b.safetensors", path)
         return path
-    if subject.network in networks.NAMES:
+    if subject.network in networks.SMALL:
         module = networks.build(subject.network, exits=False)
-        shape, classes = networks.INPUT_SHAPE, 10
+        shape, classes = networks.input_shape(subject.network), 10
     else:
         import torchvision
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 try:
     import numpy as np
@@ -27,6 +28,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cifar10  # noqa: E402
 import networks  # noqa: E402
 import train  # noqa: E402
+import train_bench  # noqa: E402
 import train_options  # noqa: E402
 import train_recipe  # noqa: E402
 from train_output import load  # noqa: E402
@@ -247,6 +249,19 @@ class TrainTest(unittest.TestCase):
         (self.base / "again/last.pt").write_bytes(b"not a checkpoint")
         self.refuses(65, "wanted a checkpoint", *self.options("again", "--epochs", 1, "--resume"))
 
+    def test_bench_measures_both_steps(self):
+        stdout = io.StringIO()
+        with unittest.mock.patch.object(train_bench, "SECONDS", 0), contextlib.redirect_stdout(
+            stdout
+        ):
+            code, text = quietly("--bench", "--network", "lenet", "--batch", 2, "--device", "cpu")
+        self.assertEqual(code, 0, text)
+        report = json.loads(stdout.getvalue())
+        self.assertEqual((report["network"], report["batch"]), ("lenet", 2))
+        self.assertGreater(report["ms"]["cpu"]["train"], 0)
+        self.assertGreater(report["ms"]["cpu"]["infer"], 0)
+        self.assertIn("pictures a second", text)
+
     # Bad input: one line, the documented code
 
     def refuses(self, code, message, *arguments):
@@ -272,6 +287,8 @@ class TrainTest(unittest.TestCase):
         for option, (value, message) in cases.items():
             with self.subTest(option):
                 self.refuses(64, message, *self.options("refused", option, value))
+        self.refuses(64, "wanted --data DIR", "--out", self.base / "refused")
+        self.refuses(64, "or --bench", *self.options("refused", "--network", "resnet50"))
         self.refuses(64, "--amp: wanted a CUDA device", *self.options("refused", "--amp"))
         self.assertFalse((self.base / "refused").exists())
 
@@ -355,7 +372,7 @@ class LossTest(unittest.TestCase):
             torch.manual_seed(1)
             model = networks.build("lenet")
             train_recipe.scale_branch_gradients(model, scale)
-            model(torch.ones(2, *networks.INPUT_SHAPE))[0].sum().backward()
+            model(torch.ones(2, 3, 32, 32))[0].sum().backward()
             return model.stage1[0].weight.grad, model.exit1[0].weight.grad
 
         trunk, head = gradients(1)
@@ -416,7 +433,8 @@ class NetworksTest(unittest.TestCase):
             (name, "strong", "conv") for name in ("resnet20", "resnet32", "lenet", "alexnet")
         ]
         variants += [("resnet20", "classic", "pad")]
-        x = torch.randn(2, *networks.INPUT_SHAPE, generator=torch.Generator().manual_seed(4))
+        x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+        variants += [("resnet50", "strong", "conv")]  # wherever its pictures are no smaller
         for name, heads, shortcut in variants:
             for exits in (True, False):
                 with self.subTest(name=name, heads=heads, shortcut=shortcut, exits=exits):
@@ -435,6 +453,12 @@ class NetworksTest(unittest.TestCase):
                 m for m in model.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))
             ]
             self.assertEqual(len(layers) - 2, depth)  # less the two shortcut convolutions
+
+    def test_resnet50_is_the_one_that_is_known(self):
+        known = 25_557_032  # weights of torchvision's
+        module = networks.build("resnet50", exits=False, classes=1000)
+        self.assertEqual(sum(p.numel() for p in module.parameters()), known)
+        self.assertEqual(networks.input_shape("resnet50"), (3, 224, 224))
 
     def test_classic_heads_have_the_sizes_of_the_prototype(self):
         model = networks.build("resnet20", heads="classic")

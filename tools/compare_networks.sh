@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares the engine with PyTorch on the default weights and on networks that are made here, with
-# random weights: ResNet-20 with classic heads and padded shortcuts, ResNet-56, ResNet-50 (224x224).
+# random weights: ResNet-20 with classic heads and padded shortcuts, ResNet-56, ResNet-50 (224x224), all with their exits.
 #
 #   tools/compare_networks.sh DATA [ISAS] [ALGORITHMS]
 #
@@ -28,10 +28,10 @@ printf '%s\n' airplane automobile bird cat deer dog frog horse ship truck >"$mod
 export_random() { "$python" tools/export_weights.py --classes "$models/classes.txt" "$@"; }
 export_random --network resnet20 --heads classic --shortcut pad -o "$models/resnet20-classic.safetensors"
 export_random --network resnet56 -o "$models/resnet56b.safetensors"
-export_random --torchvision resnet50 -o "$models/resnet50.safetensors"
+export_random --network resnet50 -o "$models/resnet50b.safetensors"
 
 compare() { "$python" tools/compare_with_pytorch.py "$@"; }
 compare weights/resnet20b.safetensors "$data" --isa "$isas" --conv "$algorithms"
 compare "$models/resnet20-classic.safetensors" "$data" --isa "$isas" --conv "$algorithms"
 compare "$models/resnet56b.safetensors" "$data" --isa "$isas" --conv "$algorithms"
-compare "$models/resnet50.safetensors" "$data" --isa "${isas/all/best}" --conv "$algorithms" --limit 100
+compare "$models/resnet50b.safetensors" "$data" --isa "${isas/all/best}" --conv "$algorithms" --limit 100

@@ -36,6 +36,7 @@ from torchgraph import TorchGraph, prepare  # noqa: E402
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+IMAGENET_RESIZE = {"resize": "shorter", "resize_to": 256}
 DEFAULT_THRESHOLD = 0.1
 PROOF_TOLERANCE = 1e-9  # float64 leaves about 1e-15 per operation; a wrong graph is off by far more
 PROOF_BATCH = 2
@@ -337,6 +338,13 @@ def read_classes(path):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def imagenet_classes():
+    import torchvision
+
+    names = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    return [name if name not in names[:at] else f"{name} (2)" for at, name in enumerate(names)]
+
+
 def torchvision_network(options):
     """(module, arguments of export()) of a torchvision classifier."""
     import torchvision
@@ -348,10 +356,7 @@ def torchvision_network(options):
             f"--torchvision: wanted a network of torchvision.models such as resnet18, "
             f"found {options.torchvision}",
         )
-    names = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
-    classes = [name if name not in names[:at] else f"{name} (2)" for at, name in enumerate(names)]
-    if options.classes:
-        classes = read_classes(options.classes)
+    classes = read_classes(options.classes) if options.classes else imagenet_classes()
     module = builder(weights=None, num_classes=len(classes))
     if options.checkpoint:
         load_weights(module, load_checkpoint(options.checkpoint), options.checkpoint)
@@ -363,8 +368,7 @@ def torchvision_network(options):
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "classes": classes,
-        "resize": "shorter",
-        "resize_to": 256,
+        **IMAGENET_RESIZE,
     }
 
 
@@ -384,7 +388,8 @@ def own_network(options):
                 65, f"{options.checkpoint}: wanted {key} of the training pictures, found none"
             )
     exits = checkpoint.get("exits", True) and not options.no_exits
-    classes = checkpoint.get("classes", CIFAR10)
+    small = network in networks.SMALL
+    classes = checkpoint.get("classes") or (CIFAR10 if small else imagenet_classes())
     classes = CIFAR10 if classes == len(CIFAR10) else classes
     if isinstance(classes, int):
         classes = [f"class {number}" for number in range(classes)]
@@ -408,10 +413,11 @@ def own_network(options):
         randomise(module, options.seed)
     return module, {
         "name": network + ("b" if exits else ""),
-        "input_shape": networks.INPUT_SHAPE,
+        "input_shape": networks.input_shape(network),
         "mean": [float(n) for n in checkpoint["mean"]],
         "std": [float(n) for n in checkpoint["std"]],
         "classes": classes,
+        **({} if small else IMAGENET_RESIZE),
     }
 
 

@@ -1,16 +1,17 @@
-"""Networks with early exits for 32x32 pictures, as plain PyTorch modules.
+"""Networks with early exits, as plain PyTorch modules.
 
     build("resnet20")                     ResNet-20 with three exits (resnet20, 32, 44, 56, 110)
     build("resnet56", exits=False)        the same network with its last exit alone
     build("alexnet"), build("lenet")      with their branches; exits=False leaves the main path
+    build("resnet50", classes=1000)       for 224x224, with exits after stages 2 and 3
 
-Every network takes [N, 3, 32, 32] and returns a tuple of logits [N, classes], one per exit,
+Every network takes [N, *input_shape(name)] and returns a tuple of logits [N, classes], one per exit,
 earliest first; with `exits=False` that is a tuple of one. All of them are traceable with torch.fx.
 A network without early exits has the names of the one with exits, less those of the early heads,
 so that weights can be carried over.
 
-CIFAR ResNets: He et al., "Deep Residual Learning for Image Recognition", section 4.2. Exits in
-general, and the branches of LeNet and AlexNet: Teerapittayanon et al., "BranchyNet".
+ResNets: He et al., "Deep Residual Learning for Image Recognition", section 4.2 for 32x32; ResNet-50
+with its strides in the 3x3 convolutions, as is usual since. Exits in general, and the branches of LeNet and AlexNet: Teerapittayanon et al., "BranchyNet".
 """
 
 import torch
@@ -18,10 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 RESNET_DEPTHS = {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56, "resnet110": 110}
-NAMES = (*RESNET_DEPTHS, "lenet", "alexnet")
+SMALL = (*RESNET_DEPTHS, "lenet", "alexnet")  # for pictures of 32x32
+NAMES = (*SMALL, "resnet50")
 HEADS = ("strong", "classic")
 SHORTCUTS = ("conv", "pad")
-INPUT_SHAPE = (3, 32, 32)
 
 
 def conv_bn_relu(inputs, outputs, stride=1, kernel=3):
@@ -227,6 +228,77 @@ class AlexNet(nn.Module):
         return (self.exit3(x3),)
 
 
+class Bottleneck(nn.Module):
+    """relu(body(x) + shortcut(x)): 1x1 to `width`, 3x3 with the stride, 1x1 to `outputs`."""
+
+    def __init__(self, inputs, width, outputs, stride):
+        super().__init__()
+        self.body = nn.Sequential(
+            *conv_bn_relu(inputs, width, kernel=1),
+            *conv_bn_relu(width, width, stride),
+            nn.Conv2d(width, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x):
+        skip = x if self.shortcut is None else self.shortcut(x)
+        return functional.relu(self.body(x) + skip)
+
+
+class NarrowedExit(nn.Module):
+    """1x1 convolution to a narrow tensor, then a PooledExit: a head costs a few hundredths of the
+    network."""
+
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.body = nn.Sequential(conv_bn_relu(inputs, 128, kernel=1), conv_bn_relu(128, 256, 2))
+        self.fc = nn.Linear(256, classes)
+
+    def forward(self, x):
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+class ResNet50(nn.Module):
+    """Stem, stages of 3, 4, 6 and 3 bottlenecks with 256, 512, 1024 and 2048 channels."""
+
+    def __init__(self, exits, classes):
+        super().__init__()
+
+        def stage(inputs, width, count, stride):
+            first = Bottleneck(inputs, width, 4 * width, stride)
+            others = (Bottleneck(4 * width, width, 4 * width, 1) for _ in range(1, count))
+            return nn.Sequential(first, *others)
+
+        self.early_exits = exits
+        self.stem = nn.Sequential(conv_bn_relu(3, 64, 2, kernel=7), nn.MaxPool2d(3, 2, padding=1))
+        self.stage1 = stage(64, 64, 3, 1)
+        self.stage2 = stage(256, 128, 4, 2)
+        self.stage3 = stage(512, 256, 6, 2)
+        self.stage4 = stage(1024, 512, 3, 2)
+        if exits:
+            self.exit1 = NarrowedExit(512, classes)
+            self.exit2 = NarrowedExit(1024, classes)
+        self.exit3 = PooledExit([2048], classes)
+
+    def forward(self, x):
+        x2 = self.stage2(self.stage1(self.stem(x)))
+        x3 = self.stage3(x2)
+        x4 = self.stage4(x3)
+        if self.early_exits:
+            return self.exit1(x2), self.exit2(x3), self.exit3(x4)
+        return (self.exit3(x4),)
+
+
+def input_shape(name):
+    """(channels, height, width) of what a network takes."""
+    return (3, 32, 32) if name in SMALL else (3, 224, 224)
+
+
 def exit_count(name, exits=True):
     """Number of logits that build(name, exits=exits) returns."""
     if not exits:
@@ -235,7 +307,7 @@ def exit_count(name, exits=True):
 
 
 def build(name, *, heads="strong", shortcut="conv", exits=True, classes=10):
-    """A network of NAMES with fresh weights. `heads` and `shortcut` matter to the ResNets only.
+    """A network of NAMES with fresh weights. `heads` and `shortcut` matter to the ResNets for 32x32.
 
     heads     "strong": stride-2 convolutions (exit 1: 16->32->64, exit 2: 32->64), mean, linear;
               "classic": valid convolution + ReLU + FC 14,400 (exit 1), FC 8,192 (exit 2)
@@ -254,4 +326,6 @@ def build(name, *, heads="strong", shortcut="conv", exits=True, classes=10):
             raise ValueError(f"{what}: wanted one of {', '.join(known)}, found {value!r}")
     if name in RESNET_DEPTHS:
         return ResNet(RESNET_DEPTHS[name], heads, shortcut, exits, classes)
+    if name == "resnet50":
+        return ResNet50(exits, classes)
     return LeNet(exits, classes) if name == "lenet" else AlexNet(exits, classes)

@@ -5,6 +5,7 @@
     tools/train.py --data cifar10 --network resnet20 --out runs/resnet20b --resume
     tools/train.py --data cifar10 --network resnet20 --out runs/resnet20b --budget
     tools/train.py --data cifar10 --network resnet20 --out runs/three --seeds 1,2,3
+    tools/train.py --bench --network resnet50 --batch 16
 
 OUT receives checkpoint.pt (for export_weights.py), last.pt (for --resume), log.json and
 accuracy.png; with --seeds that is one folder seed-N for each, and seeds.json has mean and standard
@@ -27,12 +28,13 @@ import torch
 
 import cifar10
 import networks
+import train_bench
 import train_recipe
 from train_options import Stop, parse
 from train_output import Progress, draw, first_line, load, percent, write
 
 # Settings that may change between a run and its continuation: they do not belong to the recipe.
-NOT_RECIPE = ("data", "out", "resume", "device", "threads", "seeds")
+NOT_RECIPE = ("data", "out", "resume", "device", "threads", "seeds", "bench")
 # Members of Run that say how far it is, besides its tensors.
 COUNTERS = ("epoch", "batch", "seconds", "history", "test")
 
@@ -377,6 +379,8 @@ def start(argv):
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.backends.cudnn.benchmark = True
+    if options.bench:
+        return train_bench.bench(options)
     return several_runs(options, interrupt) if options.seeds else one_run(options, interrupt)[0]
 
 

@@ -53,11 +53,16 @@ def parse(argv, description):
     add = parser.add_argument
     add(
         "--data",
-        required=True,
         metavar="DIR",
         help="data_batch_1..5.bin and test_batch.bin, or their parent folder",
     )
-    add("--out", required=True, metavar="DIR", help="folder for the results")
+    add("--out", metavar="DIR", help="folder for the results")
+    add(
+        "--bench",
+        action="store_true",
+        help="train nothing: measure a training and an inference step of --network with --batch "
+        "random pictures, on the CPU and on a GPU where there is one",
+    )
     add(
         "--network",
         default="resnet20",
@@ -170,7 +175,6 @@ def parse(argv, description):
     options = parser.parse_args(argv)
     del options.budget  # the recipe says what it stands for
 
-    exits = networks.exit_count(options.network)
     for name, known in (
         ("network", networks.NAMES),
         ("heads", networks.HEADS),
@@ -180,6 +184,17 @@ def parse(argv, description):
             raise Stop(
                 64, f"--{name}: wanted one of {', '.join(known)}, found {getattr(options, name)!r}"
             )
+    if not options.bench:
+        missing = [name for name in ("data", "out") if not getattr(options, name)]
+        if missing:
+            raise Stop(64, f"wanted --{missing[0]} DIR, found none (--help lists the options)")
+        if options.network not in networks.SMALL:
+            raise Stop(
+                64,
+                f"--network: wanted one for pictures of 32x32, {', '.join(networks.SMALL)}, or "
+                f"--bench, found {options.network!r}",
+            )
+    exits = networks.exit_count(options.network)
     options.loss_weights = parse_loss_weights(options.loss_weights, exits)
     if options.trunk_epochs is None:
         options.trunk_epochs = options.epochs // 5
