@@ -71,8 +71,8 @@ def rule(threshold):
 
 def of_eval(options, threshold):
     said = json.loads(
-        offramp("eval", "--json", "--model", options.model, "--data", options.data, *rule(threshold),
-                *options.limited)
+        offramp("eval", "--json", "--model", options.model, "--data", options.data,
+                *rule(threshold), *options.limited)
     )
     return {
         "accuracy": said["accuracy"],
@@ -85,7 +85,7 @@ def of_eval(options, threshold):
 def of_run(said):
     """A point out of what `offramp run --data --json` says; Failed when an answer was not whole."""
     if said["degraded"] or said["unanswered"]:
-        raise Failed(f"run: wanted answers of the whole cascade, found {said['degraded']} degraded", 1)
+        raise Failed(f"run: wanted the whole cascade's answers, found {said['degraded']} degraded")
     tiers = ("device", "edge", "cloud")
     shares = dict.fromkeys(tiers, 0.0)
     for group in said["groups"]:
@@ -135,8 +135,8 @@ def of_containers(fleet, options, threshold):
 
 
 def reliability(options):
-    """For each exit: how often it is right when it says so many percent, in bins of equal width; and
-    the temperature that would suit these pictures best, to be shown and not to be used."""
+    """For each exit: how often it is right when it says so many percent, in bins of equal width;
+    and the temperature that would suit these pictures best, to be shown and not to be used."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "logits"
         said = json.loads(
@@ -306,7 +306,8 @@ def draw_frontier(report, folder, pyplot):
               [one - PROTOTYPE["accuracy"][0] for one in PROTOTYPE["accuracy"]], "--",
               color="#8a5a9e", marker="x", markersize=4, label="time, the prototype")
     for (name, share, points_gained), marker in zip(PUBLISHED, "^v"):
-        axes.plot([share], [points_gained], marker, color="grey", markersize=7, label=f"time, {name}")
+        axes.plot([share], [points_gained], marker, color="grey", markersize=7,
+                  label=f"time, {name}")
     axes.set_xlabel("share of what the whole network takes")
     axes.set_ylabel("points of accuracy against the whole network")
     axes.set_xlim(0.2, 1.05)

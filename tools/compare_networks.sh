@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares the engine with PyTorch on the default weights and on networks that are made here, with
-# random weights: ResNet-20 with classic heads and padded shortcuts, ResNet-56, ResNet-50 (224x224), all with their exits.
+# random weights: ResNet-20 with classic heads and padded shortcuts, ResNet-56, ResNet-50 (224x224),
+# all with their exits.
 #
 #   tools/compare_networks.sh DATA [ISAS] [ALGORITHMS]
 #

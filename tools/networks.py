@@ -5,13 +5,14 @@
     build("alexnet"), build("lenet")      with their branches; exits=False leaves the main path
     build("resnet50", classes=1000)       for 224x224, with exits after stages 2 and 3
 
-Every network takes [N, *input_shape(name)] and returns a tuple of logits [N, classes], one per exit,
-earliest first; with `exits=False` that is a tuple of one. All of them are traceable with torch.fx.
+Every network takes [N, *input_shape(name)] and returns a tuple of logits [N, classes], one per
+exit, earliest first; with `exits=False` that is a tuple of one. All of them are traceable with torch.fx.
 A network without early exits has the names of the one with exits, less those of the early heads,
 so that weights can be carried over.
 
 ResNets: He et al., "Deep Residual Learning for Image Recognition", section 4.2 for 32x32; ResNet-50
-with its strides in the 3x3 convolutions, as is usual since. Exits in general, and the branches of LeNet and AlexNet: Teerapittayanon et al., "BranchyNet".
+with its strides in the 3x3 convolutions, as is usual since. Exits in general, and the branches of
+LeNet and AlexNet: Teerapittayanon et al., "BranchyNet".
 """
 
 import torch
@@ -307,7 +308,8 @@ def exit_count(name, exits=True):
 
 
 def build(name, *, heads="strong", shortcut="conv", exits=True, classes=10):
-    """A network of NAMES with fresh weights. `heads` and `shortcut` matter to the ResNets for 32x32.
+    """A network of NAMES with fresh weights. `heads` and `shortcut` matter to the ResNets for 32x32
+    alone.
 
     heads     "strong": stride-2 convolutions (exit 1: 16->32->64, exit 2: 32->64), mean, linear;
               "classic": valid convolution + ReLU + FC 14,400 (exit 1), FC 8,192 (exit 2)

@@ -80,7 +80,9 @@ def bench(options):
     }
     for name in devices:
         device = torch.device(name)
-        shown = torch.cuda.get_device_name() if name == "cuda" else f"{report['cpu_threads']} CPU threads"
+        shown = f"{report['cpu_threads']} CPU threads"
+        if name == "cuda":
+            shown = report["gpu"] = torch.cuda.get_device_name()
         times = report["ms"][name] = measure(options, device)
         for what in ("train", "infer"):
             each = 1e3 * options.batch / times[what]
@@ -89,8 +91,6 @@ def bench(options):
                 f"{times[what]:.1f} ms a step, {each:.1f} pictures a second",
                 file=sys.stderr,
             )
-        if name == "cuda":
-            report["gpu"] = shown
     if "cuda" in report["ms"]:
         cpu, gpu = report["ms"]["cpu"], report["ms"]["cuda"]
         report["gpu_times_as_fast"] = {what: round(cpu[what] / gpu[what], 2) for what in cpu}

@@ -115,7 +115,8 @@ def parse(argv, description):
         "--distill-alpha",
         type=number(float, 0, 1),
         default=0.5,
-        help="share of what the last exit and --teacher say in the loss (default 0.5; 0: labels alone)",
+        help="share of what the last exit and --teacher say in the loss (default 0.5; 0: labels "
+        "alone)",
     )
     add(
         "--teacher",

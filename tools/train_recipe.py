@@ -1,5 +1,5 @@
-"""What train.py does with a batch: the learning rate, the loss of each exit and who teaches it, what
-the early heads send back into the trunk, and the running average of the weights."""
+"""What train.py does with a batch: the learning rate, the loss of each exit and who teaches it,
+what the early heads send back into the trunk, and the running average of the weights."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ def learning_rate(step, steps, options):
 
 
 def loss_weights(epoch, options):
-    """One weight per exit: the last exit alone while the trunk is trained, then those of the recipe."""
+    """One per exit: the last exit alone while the trunk is trained, then those of the recipe."""
     if epoch < options.trunk_epochs:
         return [0.0] * (len(options.loss_weights) - 1) + [options.loss_weights[-1]]
     return options.loss_weights
@@ -78,8 +78,8 @@ def scale_branch_gradients(model, scale):
 
 
 class Average:
-    """Exponential moving average of weights and batch norm statistics: a <- d a + (1 - d) w, where d
-    rises to `decay` over the first steps, so that the start is soon forgotten."""
+    """Exponential moving average of weights and batch norm statistics: a <- d a + (1 - d) w, where
+    d rises to `decay` over the first steps, so that the start is soon forgotten."""
 
     def __init__(self, model, decay):
         self.model = copy.deepcopy(model).requires_grad_(False)
