@@ -89,4 +89,20 @@ std::vector<Target> read_targets(const json& list, std::size_t exits, const std:
   return targets;
 }
 
+const Target& find_target(const std::vector<Target>& targets, const std::string& name,
+                          const std::string& model, const std::string& where) {
+  const auto found = std::ranges::find(targets, name, &Target::name);
+  if (found != targets.end()) return *found;
+  if (targets.empty())
+    throw Error(ErrorKind::kUsage,
+                where +
+                    ": wanted a model with targets (tools/calibrate.py makes them), found none "
+                    "in " +
+                    model);
+  std::string names;
+  for (const Target& each : targets) names += (names.empty() ? "" : ", ") + each.name;
+  throw Error(ErrorKind::kUsage, where + ": wanted one of " + names + ", which " + model +
+                                     " has, found '" + name + "'");
+}
+
 }  // namespace offramp

@@ -25,6 +25,11 @@ struct Target {
   } held_out;
 };
 
+/// The one of that name. Throws Error{kUsage}, which begins with `where` and names those that
+/// `model` has.
+const Target& find_target(const std::vector<Target>& targets, const std::string& name,
+                          const std::string& model, const std::string& where);
+
 /// One rule for each of `exits`. Throws Error{kBadModel}, as read_targets().
 std::vector<ExitRule> read_rules(const nlohmann::json& list, std::size_t exits,
                                  const std::string& where);

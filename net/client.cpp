@@ -13,6 +13,7 @@
 
 #include "engine/error.h"
 #include "engine/picture.h"
+#include "engine/rule_table.h"
 #include "net/client_outcome.h"
 #include "net/device.h"
 #include "net/next_keys.h"
@@ -81,12 +82,20 @@ PlanOptions plan_of(const ClientOptions& options) {
   return plan;
 }
 
+std::vector<Stage> stages_of(const ClientOptions& options, const Model& model) {
+  if (options.target.empty()) return make_stages(model, options.thresholds, plan_of(options));
+  require(options.thresholds.empty(), "thresholds or a target", "both");
+  const Target& target = find_target(model.targets, options.target, model.name, "client: target");
+  return compile_stages(model, target.rules, plan_of(options));
+}
+
 DeviceOptions device_options(const ClientOptions& options) {
   return {.deadline = options.deadline,
           .connect_grace = options.connect_grace,
           .window = options.window,
           .format = {.dtype = dtype_of(options.dtype),
-                     .codec = options.lz4 ? Codec::kLz4 : Codec::kRaw}};
+                     .codec = options.lz4 ? Codec::kLz4 : Codec::kRaw},
+          .audit = options.audit};
 }
 
 NextNodes nodes_of(const ClientOptions& options, std::span<const Stage> stages,
@@ -125,7 +134,7 @@ struct Client::Impl final : public Feed {
   explicit Impl(const ClientOptions& options)
       : capacity(static_cast<std::size_t>(checked(options).queue)),
         model(load_model(options.model)),
-        stages(make_stages(model, options.thresholds, plan_of(options))),
+        stages(stages_of(options, model)),
         device(stages, model.id, device_options(options), nodes_of(options, stages, model.id),
                log_of(options)),
         thread([this] { serve(); }) {}

@@ -57,6 +57,12 @@ struct ClientOptions {
   /// Normalised entropies below which an exit answers: one for each exit but the last, or one for
   /// all. Empty: the model's.
   std::vector<float> thresholds{};
+  /// In their place, the model's rules for so many points of accuracy below its last exit: "0.3",
+  /// where it has such targets.
+  std::string target{};
+  /// Share of the pictures that the first exit is sure of which are handed on all the same, once
+  /// they have their result, to see whether it was right; `log` is told every hundred.
+  double audit = 0.0;
   /// For each picture, from when it was submitted; then the device answers itself.
   std::chrono::milliseconds deadline{1000};
   /// How long an absent next tier is waited for when it is first needed.

@@ -93,6 +93,8 @@ offramp::ClientOptions options_of(const offramp_options* given) {
   if (o.queue) options.queue = o.queue;
   if (o.threads) options.threads = o.threads;
   if (o.thresholds) options.thresholds.assign(o.thresholds, o.thresholds + o.threshold_count);
+  options.target = text(o.target);
+  options.audit = o.audit;
   return options;
 }
 

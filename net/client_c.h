@@ -46,6 +46,8 @@ typedef struct offramp_options {
   int window, queue, threads; /* 8, 64, 1 */
   const float* thresholds;    /* NULL: the model's */
   size_t threshold_count;
+  const char* target; /* NULL: thresholds, or the model's own */
+  double audit;       /* 0: none */
 } offramp_options;
 
 typedef struct offramp_hop {

@@ -67,6 +67,30 @@ TEST_CASE("client: pixels and files of one picture have one answer") {
   CHECK(file.hops.size() == 1);
 }
 
+TEST_CASE("client: a target of the model is chosen by its name") {
+  const Small small;
+  testing::TestModel model = testing::small_model();
+  model.metadata["offramp.targets"] = R"([
+    {"name": "0", "points": 0, "confidence": 0.9,
+     "rules": [{"criterion": "entropy", "threshold": 0}, {"criterion": "entropy"}],
+     "heldout": {"pictures": 9, "loss": 0, "shares": [0, 1], "cost": 1}},
+    {"name": "5", "points": 5, "confidence": 0.9,
+     "rules": [{"criterion": "entropy", "threshold": 1}, {"criterion": "entropy"}],
+     "heldout": {"pictures": 9, "loss": 1, "shares": [1, 0], "cost": 0.5}}])";
+  ClientOptions options = small.options();
+  options.model = small.folder.write("targets.safetensors", model.signed_file());
+  for (const bool sure : {false, true}) {
+    options.target = sure ? "5" : "0";
+    Client client(options);
+    CHECK(client.classify(small.picture).status == (sure ? "ok" : "no next tier"));
+  }
+  options.target = "0.3";
+  CHECK(code_of([&] { const Client client(options); }) == ClientCode::kUsage);
+  options.target = "5";
+  options.thresholds = {0.1f};
+  CHECK(code_of([&] { const Client client(options); }) == ClientCode::kUsage);
+}
+
 TEST_CASE("client: without a next tier an unsure device says so") {
   const Small small;
   ClientOptions options = small.options();
@@ -233,6 +257,8 @@ TEST_CASE("client: what is refused, and as what") {
   CHECK(opened([](ClientOptions& o) { o.queue = 0; }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.threads = 0; }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.thresholds = {2.0f}; }) == kUsage);
+  CHECK(opened([](ClientOptions& o) { o.target = "0.3"; }) == kUsage);  // there are none
+  CHECK(opened([](ClientOptions& o) { o.audit = 1.5; }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.deadline = seconds(0); }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.deadline = std::chrono::hours(25); }) == kUsage);
   CHECK(opened([](ClientOptions& o) { o.connect_grace = std::chrono::milliseconds::max(); }) ==

@@ -24,12 +24,6 @@ float parse_threshold(const std::string& text, Criterion criterion, const Entrop
   return entropy ? unit.normalised(*value) : static_cast<float>(*value);
 }
 
-std::string names_of(const std::vector<Target>& targets) {
-  std::vector<std::string> names;
-  for (const Target& target : targets) names.push_back(target.name);
-  return join(names, ", ");
-}
-
 /// Those that are asked.
 std::span<ExitRule> deciding(std::vector<ExitRule>& rules) {
   return std::span(rules).first(rules.size() - 1);
@@ -65,25 +59,13 @@ std::vector<ExitRule> RuleOptions::read(const Model& model) const {
                                          std::string(thresholds ? "--thresholds" : "--criterion") +
                                          " beside it, for it says the same, found both");
     }
-    return find_target(model).rules;
+    return find_target(model.targets, target, model.name, "--target").rules;
   }
   std::vector<ExitRule> rules;
   for (const Exit& exit : model.graph.exits) rules.push_back(exit.rule);
   if (!criterion.empty()) lay_criterion(model, rules);
   if (thresholds) lay_thresholds(model, rules);
   return rules;
-}
-
-const Target& RuleOptions::find_target(const Model& model) const {
-  const auto found = std::ranges::find(model.targets, target, &Target::name);
-  if (found != model.targets.end()) return *found;
-  throw Error(ErrorKind::kUsage,
-              model.targets.empty()
-                  ? "--target: wanted a model with targets (tools/calibrate.py makes them), found "
-                    "none in " +
-                        model.name
-                  : "--target: wanted one of " + names_of(model.targets) + ", which " + model.name +
-                        " has, found '" + target + "'");
 }
 
 void RuleOptions::lay_criterion(const Model& model, std::vector<ExitRule>& rules) const {

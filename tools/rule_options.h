@@ -26,7 +26,6 @@ struct RuleOptions {
   std::vector<std::string> arguments() const;
 
  private:
-  const Target& find_target(const Model& model) const;
   void lay_criterion(const Model& model, std::vector<ExitRule>& rules) const;
   void lay_thresholds(const Model& model, std::vector<ExitRule>& rules) const;
 };
