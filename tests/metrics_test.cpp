@@ -154,13 +154,14 @@ TEST_CASE("an address for metrics that cannot be had is an error before the node
 TEST_CASE("health: stuck workers make a node unready and then dead, and a drain makes it unready") {
   // 10^12 multiplications in scalar code: minutes.
   const Site site(lopsided_model(512, 255));
+  const std::string plain = site.file("plain.png", encode_png(random_picture(1, 1, 1)));
   MeteredEdge edge(site, {"--drain", "4s"},
                    {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
   const std::string& at = edge.metrics;
   CHECK(get(at, "/health/live").status == 200);
   const Finished device =
-      offramp({"run", "--model", site.model, "--next", edge.address, "--thresholds", "0",
-               "--deadline", "2s", "--wait", "15s", site.picture});
+      offramp({"run", "--model", site.model, "--next", edge.address, "--thresholds", "0", "--codec",
+               "u8", "--lz4", "--deadline", "2s", "--wait", "15s", plain});
   CAPTURE(device.err);
   CHECK(device.code == kUnavailable);
   Answer ready;

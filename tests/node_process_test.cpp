@@ -117,9 +117,12 @@ TEST_CASE("a device may be started before its edge") {
 TEST_CASE("a worker that does not return does not keep its node from ending") {
   // 10^12 multiplications in scalar code: minutes.
   const Site site(lopsided_model(512, 255));
+  const std::string plain = site.file("plain.png", encode_png(random_picture(1, 1, 1)));
   RunningNode edge(site.folder, site.model, "edge", {"--drain", "300ms"},
                    {{"OFFRAMP_ISA", "scalar"}, {"OFFRAMP_CONV", "direct"}});
-  const Finished device = offramp(site.run(edge.address, 1, {"--deadline", "1s", "--wait", "20s"}));
+  const Finished device =
+      offramp({"run", "--model", site.model, "--next", edge.address, "--thresholds", "0", "--codec",
+               "u8", "--lz4", "--deadline", "1s", "--wait", "20s", "--json", plain});
   CAPTURE(device.err);
   CHECK(device.code == kUnavailable);
   CHECK(statuses(device) == std::map<std::string, int>{{"degraded(late)", 1}});

@@ -188,10 +188,10 @@ TEST_CASE("run --duration complains of a bad picture once, and begins at least o
   RunningNode edge(site.folder, site.model, "edge");
   const auto run = [&](const std::string& duration) {
     return offramp({"run", "-m", site.model, "--next", edge.address, "--deadline", "20s", "--json",
-                    "--duration", duration, "--every", "2ms", site.pictures[0],
+                    "--duration", duration, "--every", "10ms", site.pictures[0],
                     site.path("absent.png")});
   };
-  const Finished often = run("300ms");
+  const Finished often = run("2s");
   CHECK(often.code == kMissing);
   CHECK(lines(often.err).size() == 1);
   CHECK(lines(often.out).size() > 1);
