@@ -72,10 +72,12 @@ TEST_CASE("client: a target of the model is chosen by its name") {
   testing::TestModel model = testing::small_model();
   model.metadata["offramp.targets"] = R"([
     {"name": "0", "points": 0, "confidence": 0.9,
-     "rules": [{"criterion": "entropy", "threshold": 0}, {"criterion": "entropy"}],
+     "rules": [{"criterion": "entropy", "threshold": 0, "temperature": 1},
+               {"criterion": "entropy", "temperature": 1}],
      "heldout": {"pictures": 9, "loss": 0, "shares": [0, 1], "cost": 1}},
     {"name": "5", "points": 5, "confidence": 0.9,
-     "rules": [{"criterion": "entropy", "threshold": 1}, {"criterion": "entropy"}],
+     "rules": [{"criterion": "entropy", "threshold": 1, "temperature": 1},
+               {"criterion": "entropy", "temperature": 1}],
      "heldout": {"pictures": 9, "loss": 1, "shares": [1, 0], "cost": 0.5}}])";
   ClientOptions options = small.options();
   options.model = small.folder.write("targets.safetensors", model.signed_file());
