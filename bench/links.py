@@ -102,7 +102,8 @@ def sweep(options):
             truth = labels(fleet.data, options.limit)
             for threshold in THRESHOLDS:
                 for kind, (_, codec) in KINDS.items():
-                    fleet.configure(threshold, edge={"OFFRAMP_NODE_CODEC": codec})
+                    fleet.configure(threshold, edge={"OFFRAMP_NODE_CODEC": codec},
+                                    everywhere={})
                     fleet.up("cloud", "cloud-link", "edge", "device-link")
                     point = measure(fleet, threshold, kind, options.limit, truth)
                     found.append({"link": link, "kind": kind, **point})

@@ -118,7 +118,7 @@ def of_nodes(options, threshold):
 def of_containers(fleet, options, threshold):
     """Each tier with one core, as the prototype's had."""
     normalised = rule(threshold)[1]
-    fleet.configure(normalised)
+    fleet.configure(normalised, everywhere={})
     fleet.up("cloud", "edge")
 
     def device(*more):

@@ -20,6 +20,7 @@ import history  # noqa: E402
 from lab import Failed, Watch, now_us, tail, wait_until, want  # noqa: E402,F401
 from scene import draw_data_set  # noqa: E402
 
+ALGORITHM = [f"-e{name}={value}" for name, value in history.ONE_ALGORITHM.items()]
 IMAGE = os.environ.get("OFFRAMP_IMAGE", "offramp")
 MODEL = "/usr/share/offramp/resnet20b.safetensors"  # in the image
 PICTURES = 300
@@ -174,14 +175,16 @@ class Fleet:
         self.compose("down", "--volumes", "--remove-orphans", check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def configure(self, thresholds, edge=None):
+    def configure(self, thresholds, edge=None, everywhere=history.ONE_ALGORITHM):
         """Beside what the project's files say, for containers that `up` makes from now on: the
-        thresholds of all tiers, and more of the edge's environment."""
-        of_nodes = {"OFFRAMP_NODE_THRESHOLDS": str(thresholds)}
+        thresholds of all tiers, and more of the environment of the edge and of all tiers. What is
+        only measured, and not compared bit for bit, needs nothing `everywhere`."""
+        of_nodes = {"OFFRAMP_NODE_THRESHOLDS": str(thresholds), **everywhere}
         (self.folder / "overlay.json").write_text(json.dumps({"services": {
             "edge": {"environment": {**of_nodes, **(edge or {})}},
             "cloud": {"environment": of_nodes},
-            "device": {"environment": {"OFFRAMP_RUN_THRESHOLDS": str(thresholds)}},
+            "device": {"environment": {"OFFRAMP_RUN_THRESHOLDS": str(thresholds),
+                                       **everywhere}},
         }}))
 
     def compose(self, *words, check=True):
@@ -223,15 +226,16 @@ class Fleet:
 
     def offramp(self, *words):
         """Runs the image's program beside all containers, with this fleet's folders."""
-        return docker("run", "--rm", "--network", "none", "-v", f"{self.folder}:{self.folder}",
-                      IMAGE, *words)
+        return docker("run", "--rm", "--network", "none", *ALGORITHM, "-v",
+                      f"{self.folder}:{self.folder}", IMAGE, *words)
 
     def offline(self):
         """The cascade's answers in one process, at every exit."""
         if Fleet._offline is None:
             program = self.folder / "offramp"
             program.write_text("#!/bin/sh\nexec docker run --rm --network none "
-                               f"-v {self.folder}:{self.folder} {IMAGE} \"$@\"\n")
+                               f"{' '.join(ALGORITHM)} -v {self.folder}:{self.folder} "
+                               f"{IMAGE} \"$@\"\n")
             program.chmod(0o755)
             Fleet._offline = history.offline(program, MODEL, self.data, EXITS, self.out)
         return Fleet._offline

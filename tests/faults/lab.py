@@ -111,7 +111,7 @@ class Lab:
     _offline = {}
 
     def __init__(self, threshold=THRESHOLD, environment=None):
-        self.environment = environment or {}  # of all processes
+        self.environment = {**history.ONE_ALGORITHM, **(environment or {})}  # of all processes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="offramp-faults."))
         self.threshold, self.model, self.exits = threshold, MODEL, EXITS
         self.children, self._undo = [], []
