@@ -42,7 +42,8 @@ std::string audit_text(const AuditCounts& counts) {
   return std::to_string(counts.agreed) + " of " + std::to_string(counts.checked) +
          " sure answers that were checked have the class of a later exit" +
          (counts.checked > 0 ? std::string(range.data()) + accuracy.data() : std::string()) +
-         (missing > 0 ? "; " + std::to_string(missing) + " could not be checked" : std::string());
+         (missing > 0 ? "; " + std::to_string(missing) + " could not be checked" : std::string()) +
+         "; " + std::to_string(counts.sent_bytes) + " bytes sent";
 }
 
 Auditor::Auditor(double share) : share_(share), random_(random_session()) {
@@ -57,6 +58,7 @@ bool Auditor::draws() {
 
 bool Auditor::take(const Audited& audited) {
   ++counts_.asked;
+  counts_.sent_bytes += audited.sent_bytes;
   if (!audited.check) return false;
   ++counts_.checked;
   counts_.agreed += audited.check->decision.label == audited.given.label ? 1 : 0;

@@ -142,6 +142,7 @@ bool Upstream::audit(Request request, Clock::time_point now) {
   audit_ = Audit{.id = id,
                  .replica = replica->id(),
                  .given = request.own.decision,
+                 .sent_bytes = request.own.hops[0].sent_bytes,
                  .until = request.answer_by - kTimerMargin};
   last_audit_ = id;
   return true;
@@ -154,7 +155,8 @@ bool Upstream::is_audit(const Replica& replica, const RequestId& id) const {
 void Upstream::end_audit(std::optional<Verdict> check) {
   // Another tier's own answer, given for want of a better one, is no check.
   if (check && check->degraded != Reason::kNone) check.reset();
-  audited_ = Audited{.given = audit_->given, .check = std::move(check)};
+  audited_ =
+      Audited{.given = audit_->given, .check = std::move(check), .sent_bytes = audit_->sent_bytes};
   audit_.reset();
 }
 
@@ -235,13 +237,13 @@ void Upstream::answered(Replica& replica, Verdict verdict, Clock::time_point now
 
 void Upstream::refused(Replica& replica, const Fault& fault, Clock::time_point now,
                        std::vector<Settled>& settled) {
-  if (fault.code == FaultCode::kOverloaded && fault.retry_after_us > 0)
-    replica.pause_until(now + std::min<Clock::duration>(microseconds(fault.retry_after_us),
-                                                        Breaker::kLongestPause));
   if (is_audit(replica, fault.request)) {
     end_audit(std::nullopt);
     return;
   }
+  if (fault.code == FaultCode::kOverloaded && fault.retry_after_us > 0)
+    replica.pause_until(now + std::min<Clock::duration>(microseconds(fault.retry_after_us),
+                                                        Breaker::kLongestPause));
   const Entry entry = away_.find(fault.request);
   if (entry == away_.end() || entry->second.attempt.replica != replica.id()) {
     unmatched_ += fault.request == last_audit_ ? 0 : 1;

@@ -110,6 +110,7 @@ class Upstream {
     RequestId id{};
     std::uint64_t replica = 0;
     Decision given;
+    std::uint32_t sent_bytes = 0;
     Clock::time_point until{};
   };
   using Entry = std::map<RequestId, Away>::iterator;

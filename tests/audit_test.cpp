@@ -34,7 +34,7 @@ TEST_CASE("audit: what is counted, and how sure it is") {
   auditor.take(checked(0, 1, {0.125f, 0.75f, 0.125f}));
   auditor.take(checked(1, 1));  // without probabilities that of its class is known
   auditor.take(checked(0, 1));
-  auditor.take({.given = {.label = 0}});
+  auditor.take({.given = {.label = 0}, .sent_bytes = 70});
   const AuditCounts& counts = auditor.counts();
   CHECK(counts.asked == 5);
   CHECK(counts.checked == 4);
@@ -43,10 +43,10 @@ TEST_CASE("audit: what is counted, and how sure it is") {
   CHECK(counts.accuracy() == doctest::Approx(1.625 / 4));
   CHECK(audit_text(counts) ==
         "2 of 4 sure answers that were checked have the class of a later exit (15.0 to 85.0 %), "
-        "estimated accuracy 40.6 %; 1 could not be checked");
+        "estimated accuracy 40.6 %; 1 could not be checked; 70 bytes sent");
   CHECK(audit_text({.asked = 1}) ==
         "0 of 0 sure answers that were checked have the class of a later exit; 1 could not be "
-        "checked");
+        "checked; 0 bytes sent");
 
   // Published values of Wilson's interval.
   const Interval interval = agreement_interval({.checked = 263, .agreed = 81});
@@ -100,6 +100,7 @@ TEST_CASE("audit: its answer is no request's, and one is asked at a time") {
   CHECK(audited->given.label == 2);
   REQUIRE(audited->check);
   CHECK(audited->check->decision.label == 2);
+  CHECK(audited->sent_bytes == 100);
   CHECK_FALSE(tier.upstream.take_audited());
   CHECK(tier.upstream.away() == 1);
   CHECK(audit(tier));
@@ -149,7 +150,8 @@ TEST_CASE("audit: one that fails says nothing about the node, and is not tried a
     for (int i = 1; i <= 2 * Breaker::kFailures; ++i) {
       REQUIRE(audit(tier));
       std::vector<Settled> settled;
-      if (way == Way::kFault) node.fault(FaultCode::kExpired);
+      if (way == Way::kFault)
+        node.fault(i % 2 == 0 ? FaultCode::kExpired : FaultCode::kOverloaded, 60'000'000);
       if (way == Way::kLost) node.lose();
       if (way == Way::kLate) tier.now = tier.upstream.due();
       if (way == Way::kDegraded)
@@ -212,6 +214,7 @@ TEST_CASE("run --audit checks what the device was sure of, and changes no answer
   CHECK(asked > 0);
   CHECK(asked < pictures);
   CHECK(summary.at("audit").at("checked") == asked);
+  CHECK(summary.at("audit").at("sent_bytes") > 100 * asked);
   CHECK(summary.at("sent_bytes") == 0);  // for answers
   check_refusal(offramp({"run", "-m", site.model, "--next", "x:1", "--audit", "1.5", "a.png"}),
                 kUsage, "--audit");

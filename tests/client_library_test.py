@@ -52,7 +52,7 @@ class Library(unittest.TestCase):
     def by_cmake(cls):
         build = cls.folder / "build"
         where = [f"-DCMAKE_PREFIX_PATH={cls.prefix}", f"-DCMAKE_CXX_FLAGS={' '.join(STRICT)}"]
-        run("cmake", "-S", EXAMPLES, "-B", build, *where)
+        run("cmake", "-G", "Ninja", "-S", EXAMPLES, "-B", build, *where)
         run("cmake", "--build", build)
         return build / "classify"
 

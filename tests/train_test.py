@@ -178,8 +178,10 @@ class TrainTest(unittest.TestCase):
 
     def assert_same_run(self, one, other):
         one, other = (load(self.base / name / "last.pt") for name in (one, other))
-        for name, value in one["model"].items():
-            self.assertTrue(torch.equal(value, other["model"][name]), name)
+        for kind in ("model", "average"):
+            self.assertEqual(one[kind].keys(), other[kind].keys())
+            for name, value in one[kind].items():
+                self.assertTrue(torch.equal(value, other[kind][name]), name)
         states = [run["momentum"] for run in (one, other)]
         self.assertEqual(states[0].keys(), states[1].keys())
         for key, value in states[0].items():

@@ -82,6 +82,8 @@ void add_requests(Families& families, const TelemetrySnapshot& now, const NodeId
              "Of these, those that a later exit has answered; with the same class or another")
       .add({{"agrees", "yes"}}, audits.agreed)
       .add({{"agrees", "no"}}, audits.checked - audits.agreed);
+  families.begin("audit_sent_bytes_total", MetricType::Counter, "Sent to the next tier to ask them")
+      .add({}, audits.sent_bytes);
   families
       .begin("audit_right_total", MetricType::Counter,
              "Sum of the probabilities that the later exit gives to this node's class: over "

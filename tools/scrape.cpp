@@ -209,7 +209,8 @@ TierView view_of(const HttpAddress& address, const Reading& before, const Readin
   view.audits = {.asked = count(all("offramp_audit_asked_total")),
                  .checked = count(all("offramp_audit_checked_total")),
                  .agreed = count(metrics.sum("offramp_audit_checked_total", {{"agrees", "yes"}})),
-                 .right = all("offramp_audit_right_total")};
+                 .right = all("offramp_audit_right_total"),
+                 .sent_bytes = count(all("offramp_audit_sent_bytes_total"))};
   view.queue = all("offramp_queue_depth");
   view.in_work = all("offramp_in_work");
   view.away = all("offramp_away");

@@ -51,14 +51,15 @@ def exit_losses(outputs, labels, options, teacher=None):
             teachers.append(outputs[-1].detach())
         if teachers:
             student = functional.log_softmax(logits / temperature, dim=1)
-            distance = sum(
+            distances = [
                 functional.kl_div(
                     student,
-                    functional.softmax(logits.float() / temperature, dim=1),
+                    functional.softmax(said.float() / temperature, dim=1),
                     reduction="batchmean",
                 )
-                for logits in teachers
-            ) / len(teachers)
+                for said in teachers
+            ]
+            distance = sum(distances) / len(distances)
             alpha = options.distill_alpha
             loss = (1 - alpha) * loss + alpha * temperature**2 * distance
         losses.append(loss)
