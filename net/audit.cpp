@@ -22,11 +22,12 @@ double probability_of(int label, const Verdict& check) {
 
 Interval agreement_interval(const AuditCounts& counts) {
   if (counts.checked == 0) return {0.0, 1.0};
-  constexpr double z = 1.959964;
+  constexpr double kZ = 1.959964;  // of 95 %
   const auto n = static_cast<double>(counts.checked);
   const double p = static_cast<double>(counts.agreed) / n;
-  const double centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
-  const double half = z / (1.0 + z * z / n) * std::sqrt(p * (1.0 - p) / n + z * z / (4.0 * n * n));
+  const double centre = (p + kZ * kZ / (2.0 * n)) / (1.0 + kZ * kZ / n);
+  const double half =
+      kZ / (1.0 + kZ * kZ / n) * std::sqrt(p * (1.0 - p) / n + kZ * kZ / (4.0 * n * n));
   return {std::max(0.0, centre - half), std::min(1.0, centre + half)};
 }
 
