@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ NATS = math.log(10)  # of T: the entropy of not knowing anything
 THRESHOLDS = (0, 1e-8, 1e-6, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, NATS)
 SETTINGS = ("process", "nodes", "containers")
 BINS = 10
+REPEATS = 3  # of each point; its times are the medians
 
 # What others have published, each on pictures and machines of its own, so that only shares and
 # differences compare. The prototype: Python and Keras in three containers, T in nats.
@@ -70,16 +72,19 @@ def rule(threshold):
 
 
 def of_eval(options, threshold):
-    said = json.loads(
-        offramp("eval", "--json", "--model", options.model, "--data", options.data,
-                *rule(threshold), *options.limited)
-    )
-    return {
-        "accuracy": said["accuracy"],
-        "exits": [exit["share"] for exit in said["exits"]],
-        "mean_ms": said["latency_ms"]["mean"],
-        "mean_macs": said["mean_macs"],
-    }
+    tries = []
+    for _ in range(REPEATS):
+        said = json.loads(
+            offramp("eval", "--json", "--model", options.model, "--data", options.data,
+                    *rule(threshold), *options.limited)
+        )
+        tries.append({
+            "accuracy": said["accuracy"],
+            "exits": [exit["share"] for exit in said["exits"]],
+            "mean_ms": said["latency_ms"]["mean"],
+            "mean_macs": said["mean_macs"],
+        })
+    return tries
 
 
 def of_run(said):
@@ -112,7 +117,8 @@ def of_nodes(options, threshold):
             device = ["run", "--model", options.model, "--data", options.data, "--next",
                       edge.address, "--keys", folder / "keys" / "device", *rule(threshold), *RUN]
             offramp(*device, "--limit", "50")  # connections and caches
-            return of_run(json.loads(offramp(*device, *options.limited)))
+            return [of_run(json.loads(offramp(*device, *options.limited)))
+                    for _ in range(REPEATS)]
 
 
 def of_containers(fleet, options, threshold):
@@ -131,7 +137,7 @@ def of_containers(fleet, options, threshold):
         return json.loads(done.stdout)
 
     device("--limit", "50")
-    return of_run(device(*options.limited))
+    return [of_run(device(*options.limited)) for _ in range(REPEATS)]
 
 
 def reliability(options):
@@ -175,7 +181,10 @@ def measure(options, report):
     for setting in options.settings:
         points[setting] = []
 
-        def keep(threshold, point):
+        def keep(threshold, tries):
+            point = tries[0]
+            for name in (one for one in point if one.endswith("_ms")):
+                point[name] = statistics.median(each[name] for each in tries)
             points[setting].append({"threshold": threshold, **point})
             print(f"{setting}, T = {threshold:.3g}: {point['accuracy']:.2%}, "
                   f"{point['mean_ms']:.3f} ms", file=sys.stderr, flush=True)
