@@ -518,6 +518,17 @@ class CommandLine(ExportCase):
         self.assertEqual(code, 65)
         self.assertIn("does not fit the network", said)
 
+    def test_named_classes_of_random_weights(self):
+        names = self.path.parent / "classes.txt"
+        names.write_text("cat\ndog\nowl\n")
+        options = ["--classes", names, "-o", self.path, "--thresholds", "0.5"]
+        for network, shape in (("lenet", [3, 32, 32]), ("resnet50", [3, 224, 224])):
+            code, _, said = self.call("--network", network, *options)
+            self.assertEqual((code, said), (0, ""))
+            model = modelfile.read_model(self.path)
+            self.assertEqual((model.classes, model.input["shape"]), (["cat", "dog", "owl"], shape))
+        self.assertEqual([exit["name"] for exit in model.exits], ["exit1", "exit2", "exit3"])
+
     def test_exit_codes(self):
         nothing, out = self.path.parent / "none.pt", self.path
         broken = self.path.parent / "broken.pt"

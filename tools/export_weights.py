@@ -390,6 +390,8 @@ def own_network(options):
     exits = checkpoint.get("exits", True) and not options.no_exits
     small = network in networks.SMALL
     classes = checkpoint.get("classes") or (CIFAR10 if small else imagenet_classes())
+    if options.classes and not options.checkpoint:
+        classes = read_classes(options.classes)
     classes = CIFAR10 if classes == len(CIFAR10) else classes
     if isinstance(classes, int):
         classes = [f"class {number}" for number in range(classes)]
