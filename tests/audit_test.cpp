@@ -233,8 +233,9 @@ TEST_CASE("node --audit checks what an edge was sure of, and tells of it") {
   int answers = 0;
   Json audit;
   for (int i = 0; i < 50 && (audit.is_null() || audit.at("asked") < 3); ++i) {
-    const Finished run = offramp({"run", "-m", model, "--next", edge.address, "--thresholds", "0,1",
-                                  "--deadline", "20s", "--wait", "20s", "--json", samples});
+    const Finished run =
+        offramp({"run", "-m", model, "--next", edge.address, "--thresholds", "0,1", "--deadline",
+                 "20s", "--wait", "20s", "--window", "1", "--json", samples});
     CAPTURE(run.err);
     REQUIRE(run.code == 0);
     for (const std::string& line : lines(run.out)) CHECK(Json::parse(line).at("tier") == "edge");

@@ -234,6 +234,11 @@ TEST_CASE("replicas: a node that two names lead to stays as long as one of them 
       const std::lock_guard lock(mutex);
       led = {{"tcp://a.example:5555", {shared->endpoint()}},
              {"tcp://b.example:5555", {shared->endpoint()}}};
+    }
+    // Names are looked up one after the other: before one leads away, the other has to be known.
+    run_until(device, cascade, [&] { return device.links().size() == 1; });
+    {
+      const std::lock_guard lock(mutex);
       led.at(leaves) = {other->endpoint()};
     }
     connect(device, cascade, 2);
