@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -176,6 +177,13 @@ def reliability(options):
     return exits
 
 
+def processor():
+    """Its model's name and how many there are."""
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()
+
+
 def measure(options, report):
     points = report.setdefault("points", {})
     for setting in options.settings:
@@ -202,7 +210,9 @@ def measure(options, report):
                 keep(threshold, of(options, threshold))
     if "process" in options.settings:
         said = json.loads(offramp("inspect", "--json", options.model))
-        report.update({"model": said["name"], "id": said["id"][:16],
+        head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"],
+                              capture_output=True, text=True).stdout.strip()
+        report.update({"commit": head, "processor": processor(), "model": said["name"], "id": said["id"][:16],
                        "pictures": options.limit or 10000, "reliability": reliability(options)})
     return report
 
