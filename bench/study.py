@@ -17,6 +17,7 @@ codes: 0 done, 64 option, 69 no build, otherwise that of what failed.
 import argparse
 import json
 import math
+import os
 import pathlib
 import platform
 import statistics
@@ -30,7 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 sys.path.insert(0, str(ROOT / "tests"))
 import cifar10  # noqa: E402
-from exit_statistics import calibration_error, fit_temperature, softmax  # noqa: E402
+from exit_statistics import calibration_error, softmax  # noqa: E402
 from scene import BINARY, MODEL, Failed, Node, make_keys  # noqa: E402
 
 NATS = math.log(10)  # of T: the entropy of not knowing anything
@@ -43,11 +44,9 @@ REPEATS = 3  # of each point; its times are the medians
 # What others have published, each on pictures and machines of its own, so that only shares and
 # differences compare. The prototype: Python and Keras in three containers, T in nats.
 PROTOTYPE = {
-    "exits": [56.8, 71.5, 84.4],
     "threshold": [0, 1e-15, 1e-10, 1e-8, 1e-6, 1e-4, 0.01, 0.1, 1],
     "accuracy": [79.3, 78.2, 76.2, 74.9, 72.7, 69.6, 65.3, 62.7, 58.4],
     "ms": [6.14, 4.64, 4.08, 3.80, 3.45, 3.10, 2.60, 2.30, 1.85],
-    "left": [100, 74.8, 60.3, 52.8, 43.4, 32.4, 19.3, 12.1, 0.1],
 }
 # (name, share of the whole network's time, points of accuracy gained)
 PUBLISHED = [
@@ -73,19 +72,18 @@ def rule(threshold):
 
 
 def of_eval(options, threshold):
-    tries = []
-    for _ in range(REPEATS):
-        said = json.loads(
-            offramp("eval", "--json", "--model", options.model, "--data", options.data,
-                    *rule(threshold), *options.limited)
-        )
-        tries.append({
-            "accuracy": said["accuracy"],
-            "exits": [exit["share"] for exit in said["exits"]],
-            "mean_ms": said["latency_ms"]["mean"],
-            "mean_macs": said["mean_macs"],
-        })
-    return tries
+    command = ["eval", "--json", "--model", options.model, "--data", options.data,
+               *rule(threshold), *options.limited]
+    said = [json.loads(offramp(*command)) for _ in range(REPEATS)]
+    return [
+        {
+            "accuracy": one["accuracy"],
+            "exits": [exit["share"] for exit in one["exits"]],
+            "mean_ms": one["latency_ms"]["mean"],
+            "mean_macs": one["mean_macs"],
+        }
+        for one in said
+    ]
 
 
 def of_run(said):
@@ -142,8 +140,8 @@ def of_containers(fleet, options, threshold):
 
 
 def reliability(options):
-    """For each exit: how often it is right when it says so many percent, in bins of equal width;
-    and the temperature that would suit these pictures best, to be shown and not to be used."""
+    """For each exit: how often it is right when it says so many percent, in bins of equal
+    width."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "logits"
         said = json.loads(
@@ -171,7 +169,6 @@ def reliability(options):
             "name": exit["name"],
             "accuracy": float(right.mean()),
             "calibration_error": calibration_error(probabilities, labels),
-            "best_temperature": fit_temperature(logits[:, index], labels),
             "bins": bins,
         })
     return exits
@@ -403,6 +400,9 @@ def main():
               f"found {found}", file=sys.stderr)
         return 64
     options.limited = ["--limit", str(options.limit)] if options.limit else []
+    if not options.draw and not os.access(BINARY, os.X_OK):
+        print(f"study.py: wanted the program, found none at {BINARY}", file=sys.stderr)
+        return 69
     try:
         if options.draw:
             path = options.draw

@@ -365,9 +365,11 @@ class LossTest(unittest.TestCase):
         self.assertIsNone(last.grad)
 
     def test_the_trunk_is_trained_first(self):
-        options = argparse.Namespace(trunk_epochs=2, loss_weights=[0.5, 0.7, 1.0])
-        weights = [train_recipe.loss_weights(epoch, options) for epoch in range(3)]
-        self.assertEqual(weights, [[0, 0, 1], [0, 0, 1], [0.5, 0.7, 1]])
+        # The trunk is trained even where the recipe gives its exit nothing.
+        for recipe in ([0.5, 0.7, 1.0], [0.5, 0.7, 0.0]):
+            options = argparse.Namespace(trunk_epochs=2, loss_weights=recipe)
+            weights = [train_recipe.loss_weights(epoch, options) for epoch in range(3)]
+            self.assertEqual(weights, [[0, 0, 1], [0, 0, 1], recipe])
 
     def test_branch_gradients_are_scaled_in_the_trunk_alone(self):
         def gradients(scale):

@@ -4,7 +4,7 @@
 #   tools/sanitize.sh [dev] [tsan]
 #
 #   dev    AddressSanitizer and UndefinedBehaviorSanitizer
-#   tsan   ThreadSanitizer; without those that compare much arithmetic in one thread (CMakePresets.json)
+#   tsan   ThreadSanitizer
 
 set -euo pipefail
 

@@ -26,7 +26,7 @@ def learning_rate(step, steps, options):
 def loss_weights(epoch, options):
     """One per exit: the last exit alone while the trunk is trained, then those of the recipe."""
     if epoch < options.trunk_epochs:
-        return [0.0] * (len(options.loss_weights) - 1) + [options.loss_weights[-1]]
+        return [0.0] * (len(options.loss_weights) - 1) + [1.0]
     return options.loss_weights
 
 
