@@ -4,7 +4,7 @@ minbase in a folder of its own), used there, and purged. tools/package_tests.sh 
 it.
 
 The nodes run by the unit's own command, as its user, with the configuration that was installed, in
-a network namespace that has nothing but loopback. Only systemd itself is not there."""
+a network namespace that has nothing but loopback; systemd itself is package_systemd.py's."""
 
 import contextlib
 import ctypes
@@ -40,11 +40,13 @@ def step(text):
 
 
 class Debian:
-    """A bare Debian in `root`."""
+    """A bare Debian in `root`, with the packages of `more` in it."""
 
-    def __init__(self, root):
+    def __init__(self, root, *more):
         self.root = root
         command = ["debootstrap", "--variant=minbase", "bookworm", root, MIRROR]
+        if more:
+            command.insert(2, f"--include={','.join(more)}")
         done = subprocess.run(command, capture_output=True, text=True)
         want(done.returncode == 0, f"debootstrap: {tail(done.stdout + done.stderr)}")
 

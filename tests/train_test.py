@@ -275,7 +275,7 @@ class TrainTest(unittest.TestCase):
     def test_refuses_bad_options(self):
         cases = {
             "--network": ("resnet18", "wanted one of resnet20"),
-            "--heads": ("weak", "wanted one of strong, classic"),
+            "--heads": ("weak", "wanted one of pyramid, strong, classic"),
             "--shortcut": ("none", "wanted one of conv, pad"),
             "--loss-weights": ("0.5,0.7,1", "wanted 2 numbers"),
             "--lr": ("nan", "wanted a number above 0"),
@@ -434,11 +434,11 @@ class AugmentTest(unittest.TestCase):
 class NetworksTest(unittest.TestCase):
     def test_traceable_with_one_output_per_exit(self):
         variants = [
-            (name, "strong", "conv") for name in ("resnet20", "resnet32", "lenet", "alexnet")
+            (name, "pyramid", "conv") for name in ("resnet20", "resnet32", "lenet", "alexnet")
         ]
-        variants += [("resnet20", "classic", "pad")]
+        variants += [("resnet20", "strong", "conv"), ("resnet20", "classic", "pad")]
         x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-        variants += [("resnet50", "strong", "conv")]  # wherever its pictures are no smaller
+        variants += [("resnet50", "pyramid", "conv")]  # wherever its pictures are no smaller
         for name, heads, shortcut in variants:
             for exits in (True, False):
                 with self.subTest(name=name, heads=heads, shortcut=shortcut, exits=exits):

@@ -231,7 +231,11 @@ def parse(arguments):
         choices=networks.NAMES,
         help="default: what the checkpoint says; without one, random weights",
     )
-    add("--heads", choices=networks.HEADS, help="default: what the checkpoint says, else strong")
+    add(
+        "--heads",
+        choices=networks.HEADS,
+        help="default: what the checkpoint says, else strong; for random weights pyramid",
+    )
     add(
         "--shortcut",
         choices=networks.SHORTCUTS,
@@ -397,7 +401,7 @@ def own_network(options):
         classes = [f"class {number}" for number in range(classes)]
     module = networks.build(
         network,
-        heads=options.heads or checkpoint.get("heads", "strong"),
+        heads=options.heads or checkpoint.get("heads", "strong" if options.checkpoint else "pyramid"),
         shortcut=options.shortcut or checkpoint.get("shortcut", "conv"),
         exits=exits,
         classes=len(classes),

@@ -22,7 +22,7 @@ from torch.nn import functional
 RESNET_DEPTHS = {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56, "resnet110": 110}
 SMALL = (*RESNET_DEPTHS, "lenet", "alexnet")  # for pictures of 32x32
 NAMES = (*SMALL, "resnet50")
-HEADS = ("strong", "classic")
+HEADS = ("pyramid", "strong", "classic")
 SHORTCUTS = ("conv", "pad")
 
 
@@ -135,7 +135,10 @@ class ResNet(nn.Module):
         self.stage1 = stage(16, 16)
         self.stage2 = stage(16, 32)
         self.stage3 = stage(32, 64)
-        if exits and heads == "strong":
+        if exits and heads == "pyramid":
+            self.exit1 = PooledExit([16, 32, 64, 128], classes)
+            self.exit2 = PooledExit([32, 64, 128], classes)
+        elif exits and heads == "strong":
             self.exit1 = PooledExit([16, 32, 64], classes)
             self.exit2 = PooledExit([32, 64], classes)
         elif exits:
@@ -307,11 +310,12 @@ def exit_count(name, exits=True):
     return 2 if name == "lenet" else 3
 
 
-def build(name, *, heads="strong", shortcut="conv", exits=True, classes=10):
+def build(name, *, heads="pyramid", shortcut="conv", exits=True, classes=10):
     """A network of NAMES with fresh weights. `heads` and `shortcut` matter to the ResNets for 32x32
     alone.
 
-    heads     "strong": stride-2 convolutions (exit 1: 16->32->64, exit 2: 32->64), mean, linear;
+    heads     "pyramid": stride-2 convolutions down to 4x4 (exit 1: 16->32->64->128, exit 2:
+              32->64->128), mean, linear; "strong": the same down to 8x8 (16->32->64, 32->64);
               "classic": valid convolution + ReLU + FC 14,400 (exit 1), FC 8,192 (exit 2)
     shortcut  where a stage halves the picture: "conv": 1x1 convolution + batch norm;
               "pad": slice + zero channels

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes Debian's packages, installs them in a bare Debian 12 of its own, uses and purges them there.
+# Makes Debian's packages, installs them in a bare Debian 12 of its own, uses and purges them there,
+# and then once more in one that systemd runs.
 #
 #   tools/package_tests.sh
 #
-# About three minutes after the build, most of them downloads (OFFRAMP_DEBIAN=URL names the mirror).
+# About five minutes after the build, most of them downloads (OFFRAMP_DEBIAN=URL names the mirror).
 # Needs root; exits with 77 and says so where it lacks that.
 
 set -euo pipefail
@@ -20,4 +21,5 @@ python=/usr/bin/python3
 [ -x "$python" ] || python=python3
 export OFFRAMP_BINARY=$PWD/build/release/offramp OFFRAMP_BUILD=$PWD/build/release
 "$python" tests/package_test.py
-exec "$python" tests/package_chroot.py
+"$python" tests/package_chroot.py
+exec "$python" tests/package_systemd.py

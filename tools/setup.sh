@@ -30,7 +30,8 @@ for argument in "$@"; do
                  python3-torch python3-torchvision python3-xxhash python3-zmq) ;;
     --checks) packages+=(clang clang-format clang-tidy libclang-rt-14-dev) ;;
     --faults) packages+=(faketime iproute2 iptables) ;;
-    --packages) packages+=(debootstrap dpkg-dev file iproute2 lintian man-db mandoc systemd) ;;
+    --packages) packages+=(debootstrap dpkg-dev file iproute2 lintian man-db mandoc systemd
+                  systemd-container) ;;
     --containers) packages+=(aardvark-dns catatonit debootstrap docker-compose docker.io iproute2
                   iptables netavark podman runc) ;;
     --arm64) packages+=(g++-aarch64-linux-gnu mmdebstrap qemu-user-static); arm64=yes ;;

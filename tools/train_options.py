@@ -68,7 +68,11 @@ def parse(argv, description):
         default="resnet20",
         help=f"one of {', '.join(networks.NAMES)} (default resnet20)",
     )
-    add("--heads", default="strong", help="early heads of the ResNets: strong (default) or classic")
+    add(
+        "--heads",
+        default="pyramid",
+        help="early heads of the ResNets: pyramid (default), strong or classic",
+    )
     add(
         "--shortcut",
         default="conv",
