@@ -16,6 +16,9 @@ from scene import BINARY, BUILD, MODEL, SOURCE, QuietNode, make_keys, require
 
 EXAMPLES = SOURCE / "tools" / "examples"
 PICTURES = sorted((SOURCE / "tools" / "samples").glob("*.png"))[:6]
+# Where the library is for another kind of machine, so are the programs.
+TOOLCHAIN = os.environ.get("OFFRAMP_TOOLCHAIN")
+CC = os.environ.get("OFFRAMP_CC", "cc").split()
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1"]
 # What the header declares, and of the exception what catching it needs.
 SHOWN = r"offramp_\w+|OFFRAMP_0|offramp::Client(Error)?::.*|(vtable|typeinfo|typeinfo name) for offramp::ClientError"
@@ -45,14 +48,17 @@ class Library(unittest.TestCase):
         flags = run("pkg-config", "--cflags", "--libs", "offramp-client", env=found).split()
         program = cls.folder / "classify_c"
         rpath = f"-Wl,-rpath,{cls.library.parent}"
-        run("cc", "-std=c99", *STRICT, EXAMPLES / "classify.c", *flags, rpath, "-o", program)
+        run(*CC, "-std=c99", *STRICT, EXAMPLES / "classify.c", *flags, rpath, "-o", program)
         return program
 
     @classmethod
     def by_cmake(cls):
         build = cls.folder / "build"
-        where = [f"-DCMAKE_PREFIX_PATH={cls.prefix}", f"-DCMAKE_CXX_FLAGS={' '.join(STRICT)}"]
-        run("cmake", "-G", "Ninja", "-S", EXAMPLES, "-B", build, *where)
+        where = [f"-DCMAKE_PREFIX_PATH={cls.prefix}"]
+        if TOOLCHAIN:
+            where = [f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}", f"-DCMAKE_FIND_ROOT_PATH={cls.prefix}"]
+        flags = f"-DCMAKE_CXX_FLAGS={' '.join(STRICT)}"
+        run("cmake", "-G", "Ninja", "-S", EXAMPLES, "-B", build, *where, flags)
         run("cmake", "--build", build)
         return build / "classify"
 

@@ -1,9 +1,14 @@
 // Floods at a node's gate: strangers and garbage without number, handshakes that fail, and an
 // honest device that does not notice.
 #include <doctest/doctest.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include <atomic>
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <random>
@@ -204,9 +209,34 @@ struct Silo {
   Clock::time_point now{};
 };
 
+/// Whether this system says what came over a connection, as Linux does and qemu's user mode does
+/// not: it hands on the first four bytes of the answer.
+bool received_bytes_are_told() {
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  const int peer = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  auto* const any = reinterpret_cast<sockaddr*>(&address);
+  socklen_t size = sizeof address;
+  tcp_info info{};
+  socklen_t told = sizeof info;
+  const bool asked = bind(listener, any, size) == 0 && listen(listener, 1) == 0 &&
+                     getsockname(listener, any, &size) == 0 && connect(peer, any, size) == 0 &&
+                     getsockopt(peer, IPPROTO_TCP, TCP_INFO, &info, &told) == 0;
+  close(peer);
+  close(listener);
+  REQUIRE(asked);
+  return told > offsetof(tcp_info, tcpi_bytes_received);
+}
+
 }  // namespace
 
 TEST_CASE("gate: a message longer than all that a peer may send is hung up on") {
+  if (!received_bytes_are_told()) {
+    MESSAGE("not tested: TCP_INFO has no bytes received here");
+    return;
+  }
   Silo silo;
   silo.send(40);
   CHECK(eventually([&] { return silo.hung_up() == 1; }));

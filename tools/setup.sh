@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what offramp needs from Debian 12's packages; does nothing where all of it is there.
 #
-#   tools/setup.sh [--tests] [--checks] [--faults] [--packages] [--containers] [--arm64]
+#   tools/setup.sh [--tests] [--checks] [--faults] [--packages] [--containers]
+#                  [--arm64] [--arm64-compiler]
 #
 #   (nothing)   compiler, CMake and libraries: enough for the build and the demo
 #   --tests     also Python with PyTorch, for the tests, the training and the export
@@ -11,6 +12,7 @@
 #   --containers  also a Docker Engine with Compose, and Podman, for docker_tests.sh and k8s_tests.sh
 #   --arm64     also a cross compiler, an emulator that runs what it makes, and the libraries for
 #               arm64 in build/arm64-root: all that the preset arm64 needs
+#   --arm64-compiler  the same without the emulator
 #
 # Needs root or sudo, and a network, only when something is missing.
 
@@ -22,7 +24,7 @@ libraries=(
   doctest-dev libbenchmark-dev
 )
 packages=(g++ cmake ninja-build pkgconf "${libraries[@]}")
-arm64=no
+arm64=no emulator=no
 for argument in "$@"; do
   case "$argument" in
     --tests)
@@ -34,7 +36,10 @@ for argument in "$@"; do
                   systemd-container) ;;
     --containers) packages+=(aardvark-dns catatonit debootstrap docker-compose docker.io iproute2
                   iptables netavark podman runc) ;;
-    --arm64) packages+=(g++-aarch64-linux-gnu mmdebstrap qemu-user-static); arm64=yes ;;
+    --arm64 | --arm64-compiler)
+      packages+=(g++-aarch64-linux-gnu mmdebstrap)
+      arm64=yes
+      [ "$argument" = --arm64-compiler ] || { packages+=(qemu-user-static); emulator=yes; } ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: wanted an option that --help lists, found '$argument'" >&2; exit 64 ;;
   esac
@@ -100,6 +105,10 @@ if [ "$(cat "$root/.packages" 2>/dev/null)" != "$wanted" ]; then
   done
   echo "$wanted" >"$root/.packages"
 fi
+# One of Debian's alternatives, of which none is chosen where packages are only unpacked.
+ln -sfn openblas-pthread/libopenblas.so.0 "$root/usr/lib/aarch64-linux-gnu/"
+[ "$emulator" = yes ] || exit 0
+
 # Linux then starts a program for arm64 like any other.
 formats=/proc/sys/fs/binfmt_misc
 if [ ! -e "$formats/qemu-aarch64" ]; then
