@@ -11,11 +11,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+quietly() { "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }; }
+
+# Debian's client has BuildKit built in; newer ones want a plugin for it.
+buildkit() { DOCKER_BUILDKIT=1 "$docker" build --network host --progress plain "$@"; }
+
 make_base() {  # NAME ARCHITECTURE
   docker image inspect "$1" >/dev/null 2>&1 && return
   echo "making $1 from Debian's packages" >&2
-  mmdebstrap --quiet --variant=minbase --arch="$2" --skip=output/dev bookworm - 2>"$log" \
-    | docker import --platform "linux/$2" - "$1" >/dev/null || { tail -n 5 "$log" >&2; exit 1; }
+  quietly mmdebstrap --variant=minbase --arch="$2" --skip=output/dev bookworm "$context/base.tar"
+  # Not `docker import`, which takes every archive for one of this machine's kind.
+  printf 'FROM scratch\nADD base.tar /\n' >"$context/Dockerfile"
+  quietly buildkit --platform "linux/$2" -t "$1" "$context"
 }
 
 build() {
@@ -25,10 +32,8 @@ build() {
   make_base offramp-base-arm64 arm64
   echo "building the image offramp-arm64" >&2
   begin=$SECONDS
-  # Debian's client has BuildKit built in; newer ones want a plugin for it.
-  DOCKER_BUILDKIT=1 "$docker" build --platform linux/arm64 --network host --progress plain \
-    --build-arg "BUILD_BASE=offramp-base-$here" --build-arg BASE=offramp-base-arm64 \
-    -t offramp-arm64 -f docker/Dockerfile . >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }
+  quietly buildkit --platform linux/arm64 --build-arg "BUILD_BASE=offramp-base-$here" \
+    --build-arg BASE=offramp-base-arm64 -t offramp-arm64 -f docker/Dockerfile .
   echo "built offramp-arm64 in $((SECONDS - begin)) s" >&2
 }
 
@@ -49,8 +54,9 @@ three_nodes() {
     END { exit !(all > 0 && all == good) }'
 }
 
-log=$(mktemp "${TMPDIR:-/tmp}/offramp-arm64.XXXXXX")
-trap 'rm -rf "$log" "${folder:-}"' EXIT
+context=$(mktemp -d "${TMPDIR:-/tmp}/offramp-arm64.XXXXXX")
+log=$context/log
+trap 'rm -rf "$context" "${folder:-}"' EXIT
 docker=/usr/bin/docker
 [ -x "$docker" ] || docker=docker
 if [ "${1:-}" = --inside ]; then
