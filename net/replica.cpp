@@ -66,9 +66,13 @@ microseconds Replica::predicted(Clock::time_point now) const {
                                       (waiting + 1.0) * static_cast<double>(service().count())));
 }
 
+bool Replica::overlooked(Clock::time_point now) const {
+  return away_ == 0 && now - last_sent_ >= kStale;
+}
+
 bool Replica::fits(Clock::duration time, Clock::time_point now) const {
   if (time <= Clock::duration::zero()) return false;
-  return predicted(now) < time || (away_ == 0 && now - last_sent_ >= kStale);
+  return predicted(now) < time || overlooked(now);
 }
 
 bool Replica::sent(Clock::time_point now) {

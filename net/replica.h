@@ -52,8 +52,10 @@ class Replica {
   bool has_room_to_spare(Clock::time_point now) const;
   /// From sending a request to its answer: the way, the queue there as far as is known, the work.
   std::chrono::microseconds predicted(Clock::time_point now) const;
-  /// True when predicted() is within `time`; or nothing was sent for a second, so that what is
-  /// known says little, and one request is to find out.
+  /// Nothing was sent for a second: what is known says little.
+  bool overlooked(Clock::time_point now) const;
+  /// True when predicted() is within `time`; or when it is overlooked, and one request is to find
+  /// out.
   bool fits(Clock::duration time, Clock::time_point now) const;
 
   /// Its address is none of its endpoint's any more: it gets nothing new.
