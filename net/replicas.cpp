@@ -149,11 +149,10 @@ Replica* Replicas::choose(Clock::duration time, Clock::time_point now, const Rep
   Replica* const b = found[(first + other(random_)) % found.size()];
   if (a->away() != b->away()) return a->away() < b->away() ? a : b;
   const auto of_a = a->predicted(now), of_b = b->predicted(now);
-  // Where little is asked, what one node was once slower at would keep it idle for ever.
+  // Else a node that was slower once would be so for ever, where little is asked.
   const bool try_a = a->overlooked(now) && of_a < time, try_b = b->overlooked(now) && of_b < time;
   if (try_a != try_b) return try_a ? a : b;
-  // An idle node is colder, and so a little slower: no reason to leave it idle.
-  return 2 * of_b <= of_a ? b : a;
+  return of_b < of_a ? b : a;
 }
 
 Replica* Replicas::choose_to_spare(Clock::duration time, Clock::time_point now, bool pictures) {

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""The quick rows of the failure table: tools/fault_tests.sh --quick without the build."""
+"""The quick rows of the failure table: tools/fault_tests.sh --quick without the build; or rows.
+
+    fault_quick_test.py [ROW...]
+"""
 
 import pathlib
 import sys
@@ -11,4 +14,4 @@ import run  # noqa: E402
 
 if __name__ == "__main__":
     require(BINARY, CPP_TESTS, CHAOS_PROXY)
-    sys.exit(run.main(["--quick"]))
+    sys.exit(run.main(sys.argv[1:] or ["--quick"]))

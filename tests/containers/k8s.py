@@ -287,7 +287,8 @@ def check_play(pods):
 
 
 def check_device(pods):
-    """The Job, then as many pictures as show that all replicas are used."""
+    """The Job, then so many pictures at once that all replicas are used: one at a time goes to the
+    node that is warm."""
     pods.play("device", ["device-0"])
     deadline = time.monotonic() + 60
     while (state := pods.container("device-0", "device")["State"])["Status"] in ("running",
@@ -306,7 +307,7 @@ def check_device(pods):
     # Names are resolved anew now and then: not at once are all replicas known.
     podman("run", "--rm", "--network", "offramp", "-u", "0", "-v", f"{secret}:/keys/device:ro",
            "-v", f"{data}:/data:ro", IMAGE, "run", "--next", "edge:5555", "--keys", "/keys/device",
-           "--wait", "30s", "--thresholds", "0", "--duration", "15s", "--every", "5ms",
+           "--wait", "30s", "--thresholds", "0", "--duration", "15s", "--every", "1ms",
            "--policy", "strict", "--data", "/data", "--json")
     told = []
     for tier, count in REPLICAS.items():
