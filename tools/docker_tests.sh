@@ -20,7 +20,7 @@ set -euo pipefail
 . "$(dirname "$0")/../tests/containers/engine_options.sh"
 cd "$(dirname "$0")/.."
 if [ "${words[*]}" = --arm64 ]; then
-  tools/setup.sh --containers --arm64
+  tools/setup.sh --containers --registry --arm64
   exec tests/containers/arm64_image.sh "${engine[@]}"
 fi
 checks=("$python" tests/containers/run.py "${words[@]}")

@@ -2,7 +2,7 @@
 # Installs what offramp needs from Debian 12's packages; does nothing where all of it is there.
 #
 #   tools/setup.sh [--tests] [--checks] [--faults] [--packages] [--containers]
-#                  [--arm64] [--arm64-compiler]
+#                  [--registry] [--arm64] [--arm64-compiler]
 #
 #   (nothing)   compiler, CMake and libraries: enough for the build and the demo
 #   --tests     also Python with PyTorch, for the tests, the training and the export
@@ -10,6 +10,7 @@
 #   --faults    also what fault_tests.sh needs to cut networks and to skew clocks
 #   --packages  also what makes, checks and installs Debian's packages
 #   --containers  also a Docker Engine with Compose, and Podman, for docker_tests.sh and k8s_tests.sh
+#   --registry  also a registry of images, for docker_tests.sh --arm64
 #   --arm64     also a cross compiler, an emulator that runs what it makes, and the libraries for
 #               arm64 in build/arm64-root: all that the preset arm64 needs
 #   --arm64-compiler  the same without the emulator
@@ -36,6 +37,7 @@ for argument in "$@"; do
                   systemd-container) ;;
     --containers) packages+=(aardvark-dns catatonit debootstrap docker-compose docker.io iproute2
                   iptables netavark podman runc) ;;
+    --registry) packages+=(docker-registry) ;;
     --arm64 | --arm64-compiler)
       packages+=(g++-aarch64-linux-gnu mmdebstrap)
       arm64=yes

@@ -5,8 +5,9 @@
 #   arm64_image.sh [--no-build] [--engine DIR]
 #
 # With the Docker Engine that `docker` reaches, or one that is started for it (with_engine.sh). Both
-# base images come from Debian's packages, so that no registry is needed. Wants root and all that
-# tools/setup.sh --containers --arm64 installs.
+# base images are made of Debian's packages and come from a registry on loopback, as they would from
+# any: BuildKit takes no image for another machine that it has at hand. Wants root and all that
+# tools/setup.sh --containers --registry --arm64 installs.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,24 +17,40 @@ quietly() { "$@" >"$log" 2>&1 || { tail -n 20 "$log" >&2; exit 1; }; }
 # Debian's client has BuildKit built in; newer ones want a plugin for it.
 buildkit() { DOCKER_BUILDKIT=1 "$docker" build --network host --progress plain "$@"; }
 
-make_base() {  # NAME ARCHITECTURE
-  docker image inspect "$1" >/dev/null 2>&1 && return
-  echo "making $1 from Debian's packages" >&2
-  quietly mmdebstrap --variant=minbase --arch="$2" --skip=output/dev bookworm "$context/base.tar"
-  # Not `docker import`, which takes every archive for one of this machine's kind.
-  printf 'FROM scratch\nADD base.tar /\n' >"$context/Dockerfile"
-  quietly buildkit --platform "linux/$2" -t "$1" "$context"
+serve_registry() {
+  cat >"$context/registry.yml" <<EOF
+version: 0.1
+storage: {filesystem: {rootdirectory: $context/registry}}
+http: {addr: "$registry"}
+EOF
+  docker-registry serve "$context/registry.yml" >"$context/registry.log" 2>&1 &
+}
+
+base_for() { echo "$registry/offramp-base-$1"; }
+
+make_base() {  # ARCHITECTURE
+  local name
+  name=$(base_for "$1")
+  if ! docker image inspect "$name" >/dev/null 2>&1; then
+    echo "making $name from Debian's packages" >&2
+    quietly mmdebstrap --variant=minbase --arch="$1" --skip=output/dev bookworm "$context/base.tar"
+    # Not `docker import`, which takes every archive for one of this machine's kind.
+    printf 'FROM scratch\nADD base.tar /\n' >"$context/Dockerfile"
+    quietly buildkit --platform "linux/$1" -t "$name" "$context"
+  fi
+  quietly docker push "$name"
 }
 
 build() {
   local here begin
   here=$(dpkg --print-architecture)
-  make_base "offramp-base-$here" "$here"
-  make_base offramp-base-arm64 arm64
+  serve_registry
+  make_base "$here"
+  make_base arm64
   echo "building the image offramp-arm64" >&2
   begin=$SECONDS
-  quietly buildkit --platform linux/arm64 --build-arg "BUILD_BASE=offramp-base-$here" \
-    --build-arg BASE=offramp-base-arm64 -t offramp-arm64 -f docker/Dockerfile .
+  quietly buildkit --platform linux/arm64 --build-arg "BUILD_BASE=$(base_for "$here")" \
+    --build-arg "BASE=$(base_for arm64)" -t offramp-arm64 -f docker/Dockerfile .
   echo "built offramp-arm64 in $((SECONDS - begin)) s" >&2
 }
 
@@ -56,7 +73,8 @@ three_nodes() {
 
 context=$(mktemp -d "${TMPDIR:-/tmp}/offramp-arm64.XXXXXX")
 log=$context/log
-trap 'rm -rf "$context" "${folder:-}"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$context" "${folder:-}"' EXIT
+registry=127.0.0.1:5077
 docker=/usr/bin/docker
 [ -x "$docker" ] || docker=docker
 if [ "${1:-}" = --inside ]; then
