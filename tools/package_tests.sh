@@ -4,7 +4,7 @@
 #
 #   tools/package_tests.sh
 #
-# About five minutes after the build, most of them downloads (OFFRAMP_DEBIAN=URL names the mirror).
+# Two to five minutes after the build, most of them downloads (OFFRAMP_DEBIAN=URL names the mirror).
 # Needs root; exits with 77 and says so where it lacks that.
 
 set -euo pipefail

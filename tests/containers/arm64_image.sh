@@ -73,7 +73,7 @@ three_nodes() {
 
 context=$(mktemp -d "${TMPDIR:-/tmp}/offramp-arm64.XXXXXX")
 log=$context/log
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$context" "${folder:-}"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$context" "${folder:-}"' EXIT
 registry=127.0.0.1:5077
 docker=/usr/bin/docker
 [ -x "$docker" ] || docker=docker
