@@ -15,6 +15,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OURS = "offramp"
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "mnn": "MNN", "litert": "LiteRT",
+          "torch": "PyTorch"}
 BASELINE = "python"  # the Python and numpy around each peer, alone
 CPU_FLAGS = ("sse4_2", "avx", "fma", "avx2", "avx512", "avx_vnni", "amx", "asimd", "sve")
 
@@ -113,9 +115,10 @@ def short(results):
     def entry(timing):
         if timing is None or "ratio_of_medians" not in timing:
             return "-"
+        best = TITLES.get(timing["best_peer"], timing["best_peer"])
         ours = timing["engines"][OURS]["median_ms"]
         ours = f"{ours:.3g}" if ours < 100 else f"{ours:.0f}"
-        return f"**{timing['ratio_of_medians']:.2f}** {ours} ms, {timing['best_peer']}"
+        return f"**{timing['ratio_of_medians']:.2f}** {ours} ms, {best}"
 
     head = ["network", *(f"batch {b}, {t} thread{'s' * (t > 1)}" for b, t in settings)]
     body = [[name, *(entry(row.get(key)) for key in settings)] for name, row in rows.items()]
