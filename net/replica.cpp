@@ -7,7 +7,7 @@ namespace {
 
 using std::chrono::microseconds;
 
-// After so long without a request, one is sent whatever was measured before.
+// After so long without a request, what was measured before says little.
 constexpr std::chrono::seconds kStale{1};
 
 }  // namespace

@@ -52,6 +52,7 @@ class Replica {
   bool has_room_to_spare(Clock::time_point now) const;
   /// From sending a request to its answer: the way, the queue there as far as is known, the work.
   std::chrono::microseconds predicted(Clock::time_point now) const;
+  Clock::time_point last_sent() const { return last_sent_; }
   /// Nothing was sent for a second: what is known says little.
   bool overlooked(Clock::time_point now) const;
   /// True when predicted() is within `time`; or when it is overlooked, and one request is to find

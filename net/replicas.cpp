@@ -149,8 +149,12 @@ Replica* Replicas::choose(Clock::duration time, Clock::time_point now, const Rep
   Replica* const b = found[(first + other(random_)) % found.size()];
   if (a->away() != b->away()) return a->away() < b->away() ? a : b;
   const auto of_a = a->predicted(now), of_b = b->predicted(now);
-  // Else a node that was slower once would be so for ever, where little is asked.
-  const bool try_a = a->overlooked(now) && of_a < time, try_b = b->overlooked(now) && of_b < time;
+  // Else a node that was slower once would be so for ever, where little is asked. A second attempt
+  // has no time to find out.
+  const bool try_a = except == nullptr && a->overlooked(now) && of_a < time;
+  const bool try_b = except == nullptr && b->overlooked(now) && of_b < time;
+  if (try_a && try_b && a->last_sent() != b->last_sent())
+    return b->last_sent() < a->last_sent() ? b : a;
   if (try_a != try_b) return try_a ? a : b;
   return of_b < of_a ? b : a;
 }

@@ -51,6 +51,17 @@ TEST_CASE("upstream: of two, the slower one is asked once a second, if that is i
   CHECK(in_time >= 9);
   CHECK(in_time <= 11);
   CHECK(asked_in_ten_seconds(milliseconds(2000)) == 0);
+  // With seconds between requests, they take turns.
+  for (Strings& node : pair.nodes) node.got.clear();
+  pair.nodes[0].load = pace(pair.now, 0, milliseconds(200), 1);
+  for (int i = 0; i < 10; ++i) {
+    pair.now += milliseconds(1500);
+    const std::size_t sent = pair.nodes[0].got.size();
+    REQUIRE(pair.hand_on(milliseconds(500)) == Reason::kNone);
+    pair.nodes[pair.nodes[0].got.size() > sent ? 0 : 1].answer_last();
+    pair.service();
+  }
+  CHECK(pair.nodes[0].got.size() == 5);
 }
 
 TEST_CASE("upstream: the same seed makes the same choices, another one others") {

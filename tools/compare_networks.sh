@@ -28,7 +28,7 @@ mkdir -p "$models"
 printf '%s\n' airplane automobile bird cat deer dog frog horse ship truck >"$models/classes.txt"
 export_random() { "$python" tools/export_weights.py --classes "$models/classes.txt" "$@"; }
 export_random --network resnet20 --heads classic --shortcut pad -o "$models/resnet20-classic.safetensors"
-export_random --network resnet56 -o "$models/resnet56b.safetensors"
+export_random --network resnet56 --heads strong -o "$models/resnet56b.safetensors"
 export_random --network resnet50 -o "$models/resnet50b.safetensors"
 
 compare() { "$python" tools/compare_with_pytorch.py "$@"; }

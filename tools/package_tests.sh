@@ -5,7 +5,7 @@
 #   tools/package_tests.sh
 #
 # Two to five minutes after the build, most of them downloads (OFFRAMP_DEBIAN=URL names the mirror).
-# Needs root; exits with 77 and says so where it lacks that.
+# Needs root, and systemd-nspawn for the last part; exits with 77 and says so where it lacks them.
 
 set -euo pipefail
 

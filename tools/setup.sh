@@ -41,7 +41,7 @@ for argument in "$@"; do
     --arm64 | --arm64-compiler)
       packages+=(g++-aarch64-linux-gnu mmdebstrap)
       arm64=yes
-      [ "$argument" = --arm64-compiler ] || { packages+=(qemu-user-static); emulator=yes; } ;;
+      [ "$argument" = --arm64-compiler ] || { packages+=(arch-test qemu-user-static); emulator=yes; } ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "setup.sh: wanted an option that --help lists, found '$argument'" >&2; exit 64 ;;
   esac
