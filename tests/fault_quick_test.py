@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The quick rows of the failure table: tools/fault_tests.sh --quick without the build; or rows.
+"""The quick rows of the failure table: tools/fault_tests.sh --quick without the build.
 
-    fault_quick_test.py [ROW...]
+    fault_quick_test.py [--except ROW]...
 """
 
 import pathlib
@@ -14,4 +14,4 @@ import run  # noqa: E402
 
 if __name__ == "__main__":
     require(BINARY, CPP_TESTS, CHAOS_PROXY)
-    sys.exit(run.main(sys.argv[1:] or ["--quick"]))
+    sys.exit(run.main(["--quick", *sys.argv[1:]]))

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ import time
 from package_test import PACKAGES, UNIT, make_packages
 from scene import BINARY, MODEL, SOURCE, Failed, tail, want, wait_until
 
-CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+CLONE_NEWNET = 0x40000000
 MIRROR = os.environ.get("OFFRAMP_DEBIAN", "http://deb.debian.org/debian")
 INSTALLED_MODEL = "/usr/share/offramp/resnet20b.safetensors"
 SAMPLES = "/usr/share/offramp/samples"
@@ -124,19 +125,9 @@ class Services:
                 process.wait()
 
 
-def unshare(what):
-    libc = ctypes.CDLL(None, use_errno=True)
-    want(libc.unshare(what) == 0, f"unshare: {os.strerror(ctypes.get_errno())}")
-
-
-def own_mounts():
-    """They end with this process, whatever becomes of it."""
-    unshare(CLONE_NEWNS)
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-
-
 def only_loopback():
-    unshare(CLONE_NEWNET)
+    libc = ctypes.CDLL(None, use_errno=True)
+    want(libc.unshare(CLONE_NEWNET) == 0, f"unshare: {os.strerror(ctypes.get_errno())}")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
@@ -276,7 +267,6 @@ def main(folder):
     debs = make_packages(folder / "packages")
     want(set(debs) == set(PACKAGES), f"cpack makes {PACKAGES}")
     step("packages made")
-    own_mounts()
     with Debian(folder / "debian") as debian:
         step("a bare Debian 12")
         inside = install(debian, debs)
@@ -295,17 +285,43 @@ def main(folder):
         step("an upgrade restarts nodes; removal keeps configuration and keys, purging none")
 
 
-if __name__ == "__main__":
-    tools = ("cpack", "debootstrap", "dpkg-shlibdeps", "ip", "setpriv")
-    lacking = [tool for tool in tools if shutil.which(tool) is None]
+def child_of(process):
+    """The number of its only child, "" without one."""
+    return pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().strip()
+
+
+def apart(command):
+    """The exit code of `command`, run in mounts and processes of its own. unshare itself lets no
+    SIGTERM through; a SIGINT from the keyboard reaches all."""
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    process = subprocess.Popen([*unshare, "--propagation", "private", *command])
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(int(child_of(process)), signal.SIGTERM))
+    signal.signal(signal.SIGINT, lambda *_: None)
+    return process.wait()
+
+
+def script(main, tools, without, lacking=()):
+    """Runs main(folder) as root in mounts and processes of its own, which end with it whatever
+    becomes of it; or says `without` what it had to be skipped. Ends the program."""
+    name = pathlib.Path(sys.argv[0]).stem
+    lacking = [*lacking, *(tool for tool in tools if shutil.which(tool) is None)]
     if os.geteuid() != 0:
         lacking.append("root")
     if lacking:
-        print(f"SKIP: NO PACKAGE WAS INSTALLED: this machine lacks {', '.join(lacking)}")
+        print(f"SKIP: {without}: this machine lacks {', '.join(lacking)}")
         sys.exit(77)
-    with tempfile.TemporaryDirectory(prefix="offramp-packages-") as name:
+    if sys.argv[1:] != ["--inside"]:
+        sys.exit(apart([sys.executable, sys.argv[0], "--inside"]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="offramp-packages-") as folder:
         try:
-            main(pathlib.Path(name))
-        except Failed as failed:
-            sys.exit(f"package_chroot: FAIL: {failed}")
+            main(pathlib.Path(folder))
+        except (Failed, subprocess.TimeoutExpired) as failed:
+            sys.exit(f"{name}: FAIL: {failed}")
     print("PASS")
+    sys.exit()
+
+
+if __name__ == "__main__":
+    script(main, ["cpack", "debootstrap", "dpkg-shlibdeps", "ip", "setpriv", "unshare"],
+           "NO PACKAGE WAS INSTALLED")

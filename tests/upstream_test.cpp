@@ -35,33 +35,27 @@ TEST_CASE("upstream: requests are spread over the nodes, to those with fewer of 
 TEST_CASE("upstream: of two, the slower one is asked once a second, if that is in time") {
   Troupe pair(2);
   pair.nodes[1].load = pace(pair.now, 0, milliseconds(10), 1);
-  const auto asked_in_ten_seconds = [&](std::chrono::milliseconds slow) {
+  // How many of `count` requests the slower one gets.
+  const auto asked = [&](milliseconds slow, int count, milliseconds apart) {
     pair.nodes[0].load = pace(pair.now, 0, slow, 1);
-    const std::size_t before = pair.nodes[0].got.size();
-    for (int i = 0; i < 200; ++i) {
-      pair.now += milliseconds(50);
-      const std::size_t sent = pair.nodes[0].got.size();
+    std::size_t got = 0;
+    while (--count >= 0) {
+      pair.now += apart;
+      const std::size_t before = pair.nodes[0].got.size();
       REQUIRE(pair.hand_on(milliseconds(500)) == Reason::kNone);
-      pair.nodes[pair.nodes[0].got.size() > sent ? 0 : 1].answer_last();
+      const bool first = pair.nodes[0].got.size() > before;
+      if (first) ++got;
+      pair.nodes[first ? 0 : 1].answer_last();
       pair.service();
     }
-    return pair.nodes[0].got.size() - before;
+    return got;
   };
-  const std::size_t in_time = asked_in_ten_seconds(milliseconds(200));
-  CHECK(in_time >= 9);
-  CHECK(in_time <= 11);
-  CHECK(asked_in_ten_seconds(milliseconds(2000)) == 0);
+  const std::size_t in_ten_seconds = asked(milliseconds(200), 200, milliseconds(50));
+  CHECK(in_ten_seconds >= 9);
+  CHECK(in_ten_seconds <= 11);
+  CHECK(asked(milliseconds(2000), 200, milliseconds(50)) == 0);
   // With seconds between requests, they take turns.
-  for (Strings& node : pair.nodes) node.got.clear();
-  pair.nodes[0].load = pace(pair.now, 0, milliseconds(200), 1);
-  for (int i = 0; i < 10; ++i) {
-    pair.now += milliseconds(1500);
-    const std::size_t sent = pair.nodes[0].got.size();
-    REQUIRE(pair.hand_on(milliseconds(500)) == Reason::kNone);
-    pair.nodes[pair.nodes[0].got.size() > sent ? 0 : 1].answer_last();
-    pair.service();
-  }
-  CHECK(pair.nodes[0].got.size() == 5);
+  CHECK(asked(milliseconds(200), 10, milliseconds(1500)) == 5);
 }
 
 TEST_CASE("upstream: the same seed makes the same choices, another one others") {

@@ -13,15 +13,17 @@
 # Takes the Docker Engine that `docker` reaches, on this machine. Where there is none, root starts
 # one of its own (Debian: docker.io) in namespaces that end with the tests, and leaves nothing.
 # Exit codes: 0 all hold, 1 some do not, 64 usage, 77 no engine can be had.
-# OFFRAMP_BASE names another base image of Debian 12, OFFRAMP_BUILD_JOBS the compilers at once.
+# OFFRAMP_BASE names another base image of Debian 12 (not for arm64), OFFRAMP_BUILD_JOBS the compilers
+# at once.
 
 set -euo pipefail
 
 . "$(dirname "$0")/../tests/containers/engine_options.sh"
 cd "$(dirname "$0")/.."
 if [ "${words[*]}" = --arm64 ]; then
-  tools/setup.sh --containers --registry --arm64
-  exec tests/containers/arm64_image.sh "${engine[@]}"
+  tools/setup.sh --registry --arm64
+  image=tests/containers/arm64_image.sh
+  exec tests/containers/have_engine.sh --images $image "${engine[@]}" -- $image --check
 fi
 checks=("$python" tests/containers/run.py "${words[@]}")
 [[ " ${words[*]} " != *" --list "* ]] || exec "${checks[@]}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Faults on purpose: what must come of each is in a table of 21 rows (tests/faults/rows_*.py).
 #
-#   tools/fault_tests.sh [--quick | --all | --list | ROW...]
+#   tools/fault_tests.sh [--quick | --all | --list | ROW...] [--except ROW]...
 #   tools/fault_tests.sh soak [--seconds N] [--seed N] [--devices N] [--out FILE]
 #
 # Each row starts processes of its own and prints PASS, FAIL or SKIP with what it saw; SKIP says

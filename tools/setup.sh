@@ -105,10 +105,10 @@ if [ "$(cat "$root/.packages" 2>/dev/null)" != "$wanted" ]; then
   find "$root" -lname '/*' -printf '%p\t%l\n' | while IFS=$'\t' read -r link target; do
     ln -sfnr "$root$target" "$link"
   done
+  # One of Debian's alternatives, of which none is chosen where packages are only unpacked.
+  ln -sn openblas-pthread/libopenblas.so.0 "$root/usr/lib/aarch64-linux-gnu/"
   echo "$wanted" >"$root/.packages"
 fi
-# One of Debian's alternatives, of which none is chosen where packages are only unpacked.
-ln -sfn openblas-pthread/libopenblas.so.0 "$root/usr/lib/aarch64-linux-gnu/"
 [ "$emulator" = yes ] || exit 0
 
 # Linux then starts a program for arm64 like any other.

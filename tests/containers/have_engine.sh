@@ -2,8 +2,9 @@
 # Runs a command with the Docker Engine that `docker` reaches, or where there is none, beside one that is
 # started for it (with_engine.sh) and leaves nothing.
 #
-#   have_engine.sh [--no-build] [--engine DIR] -- COMMAND...
+#   have_engine.sh [--images COMMAND] [--no-build] [--engine DIR] -- COMMAND...
 #
+#   --images COMMAND  builds what is wanted, and takes options of docker build (images.sh)
 #   --no-build    take the images as they are
 #   --engine DIR  where an engine that is started keeps its images from one run to the next
 #
@@ -12,9 +13,10 @@
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
-build=yes folder=""
+build=yes folder="" images=tests/containers/images.sh
 while [ "$1" != -- ]; do
   case "$1" in
+    --images) images=$2; shift ;;
     --no-build) build=no ;;
     --engine) folder=$(realpath -m "$2"); shift ;;
     *) echo "have_engine.sh: found '$1'" >&2; exit 64 ;;
@@ -24,7 +26,7 @@ done
 shift
 
 if docker version >/dev/null 2>&1; then
-  [ "$build" = no ] || tests/containers/images.sh
+  [ "$build" = no ] || "$images"
   exec "$@"
 fi
 
@@ -42,7 +44,7 @@ if [ -z "$folder" ]; then
 fi
 code=0
 if [ "$build" = yes ]; then
-  tests/containers/with_engine.sh --online "$folder" tests/containers/images.sh --network host || code=$?
+  tests/containers/with_engine.sh --online "$folder" "$images" --network host || code=$?
 fi
 [ $code -ne 0 ] || tests/containers/with_engine.sh --apart "$folder" "$@" || code=$?
 [ $code -ne 77 ] || echo "NO CONTAINER WAS TESTED: no engine, as said above" >&2

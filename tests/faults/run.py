@@ -1,6 +1,6 @@
 """Runs rows of the failure table, each with processes of its own, and prints a line for each.
 
-    run.py [--quick | --all | --list | ROW...]
+    run.py [--quick | --all | --list | ROW...] [--except ROW]...
     run.py soak [--seconds N] [--seed N] [--devices N] [--out FILE]
 """
 
@@ -49,9 +49,10 @@ def main(words):
     parser.add_argument("--quick", action="store_true", help="the rows that take seconds")
     parser.add_argument("--all", action="store_true", help="all rows, at length")
     parser.add_argument("--list", action="store_true", help="say which rows there are")
+    parser.add_argument("--except", metavar="ROW", dest="left_out", action="append", default=[])
     parser.add_argument("rows", metavar="ROW", nargs="*")
     options = parser.parse_args(words)
-    for word in options.rows:
+    for word in (*options.rows, *options.left_out):
         if word not in map(str, TABLE):
             print(f"fault_tests.sh: wanted rows from 1 to {max(TABLE)}, found '{word}'",
                   file=sys.stderr)
@@ -61,6 +62,7 @@ def main(words):
             print(f"{number:2}  {title}{'  (quick)' if number in QUICK else ''}")
         return 0
     chosen = [int(word) for word in options.rows] or (QUICK if options.quick else sorted(TABLE))
+    chosen = [number for number in chosen if str(number) not in options.left_out]
     results = [run_row(number, quick=not options.all) for number in chosen]
     print(", ".join(f"{results.count(kind)} {kind}" for kind in ("PASS", "FAIL", "SKIP")))
     return 1 if "FAIL" in results else 0
