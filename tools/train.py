@@ -129,9 +129,11 @@ class Run:
         return torch.from_numpy(pictures).to(self.device), torch.from_numpy(labels).to(self.device)
 
     def make_scaler(self):
+        """float16 wants its gradients scaled; bfloat16, which a CPU has, reaches as far as float32."""
+        scaled = self.options.amp and self.device.type == "cuda"
         if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
-            return torch.amp.GradScaler(self.device.type, enabled=self.options.amp)
-        return torch.cuda.amp.GradScaler(enabled=self.options.amp)
+            return torch.amp.GradScaler(self.device.type, enabled=scaled)
+        return torch.cuda.amp.GradScaler(enabled=scaled)
 
     def result(self):
         """The network that is judged and kept: the average of the weights where there is one."""
@@ -179,7 +181,8 @@ class Run:
                 self.average.model.load_state_dict(state["average"])
             settings = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": state["momentum"], "param_groups": settings})
-            self.scaler.load_state_dict(plain["scaler"])
+            if plain["scaler"]:  # {} when nothing was scaled
+                self.scaler.load_state_dict(plain["scaler"])
             self.generator.set_state(state["generator"])
             for name in COUNTERS:
                 setattr(self, name, plain[name])

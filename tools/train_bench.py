@@ -45,10 +45,9 @@ def measure(options, device):
     pictures = torch.randn(shape).to(device, memory_format=torch.channels_last)
     labels = torch.randint(0, classes, (options.batch,)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, nesterov=True)
-    half = options.amp and device.type == "cuda"
 
     def forward():
-        with torch.autocast(device.type, enabled=half):
+        with torch.autocast(device.type, enabled=options.amp):
             return model(pictures)
 
     def train():

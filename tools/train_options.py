@@ -165,7 +165,12 @@ def parse(argv, description):
         help="one run for each, in a folder of its own; mean and standard deviation",
     )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--amp", action="store_true", help="half precision where it is safe; CUDA only")
+    add(
+        "--amp",
+        action="store_true",
+        help="half precision where it is safe: float16 on CUDA; bfloat16 on a CPU, twice as fast "
+        "where it has instructions for it (amx_bf16, avx512_bf16) and slower where it has none",
+    )
     add(
         "--threads",
         type=number(int, 1, 1024),
@@ -214,8 +219,6 @@ def parse(argv, description):
         options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.device == "cuda" and not torch.cuda.is_available():
         raise Stop(64, "--device cuda: wanted a CUDA device, PyTorch finds none")
-    if options.amp and options.device != "cuda":
-        raise Stop(64, "--amp: wanted a CUDA device, found --device cpu")
     return options
 
 
