@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """How tools/calibrate.py fits and chooses: its statistics against sums over all outcomes, and that
-what it promises holds on made-up pictures. That the engine takes the same exits it checks itself."""
+what it promises holds on made-up pictures; and the program, which checks itself that the engine takes
+the exits it computed."""
 
 import itertools
 import math
+import pathlib
+import subprocess
 import sys
+import tempfile
 import unittest
 
 try:
@@ -13,13 +17,11 @@ except ImportError as missing:
     print(f"SKIPPED: {missing}; install python3-numpy", file=sys.stderr)
     sys.exit(77)
 
-from scene import SOURCE
+from scene import BINARY, MODEL, SOURCE, drawn_data_set
 
 sys.path.insert(0, str(SOURCE / "tools"))
 import exit_statistics  # noqa: E402
 import modelfile  # noqa: E402
-
-WEIGHTS = SOURCE / "weights"
 
 
 class Statistics(unittest.TestCase):
@@ -110,9 +112,65 @@ class Choosing(unittest.TestCase):
         self.assertEqual((chosen.thresholds, chosen.losses, chosen.p), ((0.0,), 0, 0.0))
 
 
+class Program(unittest.TestCase):
+    """On drawn pictures, which the committed network answers as it likes."""
+
+    @classmethod
+    def setUpClass(cls):
+        try:
+            import cifar10
+        except ImportError as missing:
+            raise unittest.SkipTest(f"{missing}; install python3-torch") from None
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.base = pathlib.Path(cls.folder.name)
+        for name in (*cifar10.TRAIN_FILES, cifar10.TEST_FILE):
+            (cls.base / name).write_bytes(drawn_data_set(40))
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.folder.cleanup()
+
+    def calibrate(self, *more):
+        out = self.base / "out.safetensors"
+        command = [sys.executable, SOURCE / "tools" / "calibrate.py", MODEL, "--data", self.base]
+        command += ["--offramp", BINARY, "--holdout", "100", "--explore", "40", "-o", out, *more]
+        return out, subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+    def test_the_default_is_what_the_model_does_unasked(self):
+        before = modelfile.read_model(MODEL)
+        out, done = self.calibrate("--targets", "0,60", "--default", "60", "--test")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        after = modelfile.read_model(out)
+        none, most = after.targets()
+        self.assertEqual([none["name"], most["name"]], ["0", "60"])
+        self.assertEqual(after.rules(), most["rules"])
+        self.assertLess(most["heldout"]["cost"], none["heldout"]["cost"])
+        self.assertNotEqual(before.hash(), after.hash())
+        out, done = self.calibrate("--targets", "0,60")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(modelfile.read_model(out).rules(), before.rules())
+
+    def test_what_it_refuses(self):
+        empty = self.base / "empty"
+        empty.mkdir()
+        for code, found, more in (
+            (64, "--default: wanted one of 0,60, found 1", ["--targets", "0,60", "--default", "1"]),
+            (64, "--default: wanted a criterion that holds over several nodes, found patience",
+             ["--default", "1", "--criterion", "patience"]),
+            (64, "--explore: wanted fewer than 100, found 100", ["--explore", "100"]),
+            (64, "--cost: wanted 3 rising numbers, found 3,2,1", ["--cost", "3,2,1"]),
+            (66, f"{empty}/data_batch_1.bin: wanted a file", ["--data", empty]),
+            (73, "cannot be written", ["-o", empty]),
+        ):
+            with self.subTest(found):
+                _, done = self.calibrate(*more)
+                self.assertEqual((done.returncode, done.stderr.count("\n")), (code, 1), done.stderr)
+                self.assertIn(found, done.stderr)
+
+
 class CommittedTargets(unittest.TestCase):
     def test_the_weights_hold_the_table_in_order_of_cost(self):
-        targets = modelfile.read_model(WEIGHTS / "resnet20b.safetensors").targets()
+        targets = modelfile.read_model(MODEL).targets()
         self.assertEqual([one["name"] for one in targets], ["0", "0.1", "0.3", "0.5", "1"])
         costs = [one["heldout"]["cost"] for one in targets]
         self.assertEqual(costs, sorted(costs, reverse=True))

@@ -6,6 +6,8 @@ accuracy, on pictures held out from training; keeps them in the model file (weig
     tools/calibrate.py resnet20b.safetensors --data data --cost time --report targets.json --test
     offramp eval --model resnet20b.safetensors --data data --target 0.3
 
+With --default one target's rules are what the engine does unless it is told otherwise.
+
 The logits are the engine's own (offramp eval --logits). The pictures are divided once, at random:
 
 1. On a part of them (--explore) each exit's temperature is fitted, by the negative log likelihood
@@ -40,7 +42,6 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import modelfile  # noqa: E402
 from exit_statistics import (  # noqa: E402
-    Choice,
     calibration_error,
     careful_to_bold,
     choose,
@@ -97,10 +98,10 @@ class Engine:
             means.append(self.eval(data, *options, *limit)["mean_compute_ms"])
         return np.array(means)
 
-    def exits_taken(self, data, target):
-        """The exit that answers each picture with a target of the model file."""
+    def exits_taken(self, data, *target):
+        """The exit that answers each picture: with the model file's own rules, or a target's."""
         path = self.folder / "decisions"
-        self.eval(data, "--target", target, "--decisions", str(path))
+        self.eval(data, *target, "--decisions", str(path))
         rows = path.read_text().splitlines()
         column = rows[0].split(",").index("exit")
         return np.array([int(row.split(",")[column]) for row in rows[1:]])
@@ -248,9 +249,13 @@ def read_costs(options, engine, data, said):
 
 
 def write(options, model, targets):
-    """The model with its targets; a golden file beside it stays the model's."""
+    """The model with its targets, of which one may be its own rules; a golden file beside it stays
+    the model's."""
     out = pathlib.Path(options.out or options.model)
     model.set_targets(targets)
+    for target in targets:
+        if target["points"] == options.default:
+            model.set_rules(target["rules"])
     golden = out.with_name(out.name.removesuffix(".safetensors") + ".golden.safetensors")
     try:
         tensors = modelfile.read_safetensors(golden)[0] if golden.is_file() else None
@@ -313,7 +318,6 @@ def run(arguments):
         tested = calibration.tested
         report = {
             "model": model.name,
-            "id": said["id"],
             "isa": said["isa"],
             "heldout": len(labels),
             "explored": len(calibration.explored),
@@ -351,10 +355,10 @@ def run(arguments):
                     entry["test"] = calibration.measured(criterion, choice, test_logits, test[1])
                 report["choices"].append(entry)
         out, digest = write(options, model, [target for target, _ in targets])
-        engine.model = str(out)
+        engine.model, report["id"] = str(out), digest[:16]
         for target, choice in targets:
-            found = engine.exits_taken(data, target["name"])[tested]
-            if not (found == choice.taken).all():
+            ways = [["--target", target["name"]]] + [[]] * (choice.points == options.default)
+            if any((engine.exits_taken(data, *way)[tested] != choice.taken).any() for way in ways):
                 raise Stop(70, f"target {target['name']}: the engine takes other exits")
     report["choices"].sort(key=lambda one: one["points"])
     if options.report:
@@ -391,6 +395,7 @@ def parse(arguments):
     add("--explore", type=int, default=500, metavar="N", help="pictures of step 1 (default 500)")
     add("--seed", type=int, default=1, metavar="N", help="that divides the pictures (default 1)")
     add("--targets", default=TARGETS, help=f"points of accuracy below the last exit ({TARGETS})")
+    add("--default", type=float, metavar="POINTS", help="the target whose rules are the file's own")
     add("--confidence", type=float, default=0.9, help="with which a target holds (default 0.9)")
     add("--criterion", choices=modelfile.CRITERIA, default="entropy", help="of the file's targets")
     add("--cost", default="macs", metavar="macs|time|C1,C2,...", help="up to each exit (macs)")
@@ -404,6 +409,10 @@ def parse(arguments):
         parser.error(f"--targets: wanted points from 0 to 100, found {options.targets}")
     if len(set(options.points)) != len(options.points):
         parser.error(f"--targets: wanted distinct numbers, found {options.targets}")
+    if options.default is not None and options.default not in options.points:
+        parser.error(f"--default: wanted one of {options.targets}, found {options.default:g}")
+    if options.default is not None and options.criterion == "patience":
+        parser.error("--default: wanted a criterion that holds over several nodes, found patience")
     if not 0 < options.confidence < 1:
         parser.error(f"--confidence: wanted a number between 0 and 1, found {options.confidence}")
     if options.explore < 1:

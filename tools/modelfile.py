@@ -99,6 +99,16 @@ class Model:
     def set_targets(self, targets):
         self.extra["offramp.targets"] = _to_json(targets)
 
+    def rules(self):
+        """The JSON value of `offramp.rules`, or what holds without it."""
+        if "offramp.rules" in self.extra:
+            return _from_json(self.extra["offramp.rules"], "offramp.rules")
+        plain = {"criterion": "entropy", "temperature": 1.0}
+        return [{**plain, "threshold": exit["threshold"]} for exit in self.exits]
+
+    def set_rules(self, rules):
+        self.extra["offramp.rules"] = _to_json(rules)
+
     def hash(self):
         return content_hash(self.tensors, self.metadata())
 
