@@ -257,7 +257,7 @@ def two_axes(axes, title, thresholds, accuracy, times, ms_limit):
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     lines = [*axes.get_lines(), *right.get_lines()]
     axes.legend(lines, [line.get_label() for line in lines], frameon=False, fontsize=8,
-                loc="upper right")
+                loc="center right")
 
 
 def draw_study(report, folder, pyplot):

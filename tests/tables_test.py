@@ -10,7 +10,7 @@ import tempfile
 import unittest
 from unittest import mock
 
-from scene import SOURCE
+from scene import MODEL, SOURCE
 
 sys.path.insert(0, str(SOURCE / "bench"))
 try:
@@ -36,6 +36,7 @@ class Tables(unittest.TestCase):
         for file in tables.TABLES:
             (self.root / file).parent.mkdir(exist_ok=True)
             shutil.copy(SOURCE / file, self.root / file)
+        shutil.copy(MODEL, self.root / "weights")
 
     def changed(self, file, before, after):
         """What is said of the copy, and what mending it gives."""
@@ -62,6 +63,15 @@ class Tables(unittest.TestCase):
         self.assertEqual(check, write)
         self.assertEqual(check[0], 65)
         self.assertRegex(check[1], "^tables.py: README.md: wanted '.*codecs.*', found none\n$")
+
+    def test_figures_of_another_model_are_not_taken_for_this_one(self):
+        path = self.root / "bench" / "results" / "codecs-resnet20b.json"
+        path.write_text(path.read_text().replace('"id": "', '"id": "other-', 1))
+        with mock.patch.object(tables, "ROOT", self.root):
+            code, said = quietly()
+        self.assertEqual(code, 65)
+        self.assertRegex(said, r"^tables.py: README.md: codecs-resnet20b.json: wanted figures of "
+                               r"resnet20b.safetensors \(\w{16}\), found other-\w{16}'s\n$")
 
     def test_wrong_usage(self):
         self.assertEqual(quietly("--fix")[0], 64)

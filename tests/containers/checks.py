@@ -307,8 +307,9 @@ def scaled(_):
             return {tier: [node.metrics()["offramp_requests_total"] for node in nodes[tier]]
                     for tier in nodes}
 
+        # So much that several requests are under way: what little there is goes to the node that is warm.
         # Names are resolved anew now and then: not at once is every replica known.
-        devices = [fleet.device(30, name=f"device{number}") for number in range(2)]
+        devices = [fleet.device(30, name=f"device{number}", every="1ms") for number in range(2)]
         wait_until(lambda: all(map(all, asked().values())), 20, f"all asked, found {asked()}")
         before = asked()
         verdicts = [fleet.judge(device) for device in devices]

@@ -24,7 +24,7 @@ ALGORITHM = [f"-e{name}={value}" for name, value in history.ONE_ALGORITHM.items(
 IMAGE = os.environ.get("OFFRAMP_IMAGE", "offramp")
 MODEL = "/usr/share/offramp/resnet20b.safetensors"  # in the image
 PICTURES = 300
-THRESHOLD = 0.1  # some of the drawn pictures then leave at every exit
+THRESHOLD = 0.5  # some of the drawn pictures then leave at every exit
 EXITS = 3
 LEDGER = "/out"  # what devices write, in their containers
 PORTS = {"OFFRAMP_EDGE_METRICS": "19110-19119", "OFFRAMP_CLOUD_METRICS": "19120-19129",
