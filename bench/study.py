@@ -104,7 +104,7 @@ def of_run(said):
     }
 
 
-RUN = ["--window", "1", "--deadline", "20s", "--wait", "30s", "--json"]
+RUN = ["--window", "1", "--deadline", "20s", "--json"]
 
 
 def of_nodes(options, threshold):
@@ -114,7 +114,8 @@ def of_nodes(options, threshold):
         own = {"more": ["--quiet", *rule(threshold)], "model": options.model}
         with Node(folder, "cloud", **own) as cloud, Node(folder, "edge", cloud, **own) as edge:
             device = ["run", "--model", options.model, "--data", options.data, "--next",
-                      edge.address, "--keys", folder / "keys" / "device", *rule(threshold), *RUN]
+                      edge.address, "--keys", folder / "keys" / "device", "--wait", "30s",
+                      *rule(threshold), *RUN]
             offramp(*device, "--limit", "50")  # connections and caches
             return [of_run(json.loads(offramp(*device, *options.limited)))
                     for _ in range(REPEATS)]
