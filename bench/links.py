@@ -40,7 +40,6 @@ KINDS = {
     "auto": (("--cut", "auto", "--codec", "u8"), "u8"),
 }
 EXITS = 3
-ATTEMPTS = 5
 UNAVAILABLE = 69
 
 
@@ -66,23 +65,18 @@ def device(fleet, limit, threshold, more):
 def measure(fleet, threshold, kind, limit, truth):
     """One point: a run of `limit` pictures, one at a time."""
     more, _ = KINDS[kind]
-    for _ in range(ATTEMPTS):  # until the edge, made anew, has met the cloud
-        if device(fleet, 1, 0, more).returncode == 0:
-            break
-    for _ in range(ATTEMPTS):
-        done = device(fleet, limit, threshold, more)
-        if done.returncode not in (0, UNAVAILABLE):
-            raise SystemExit(f"links.py: {done.stderr.strip()[-300:]}")
-        with open(fleet.out / "sweep.csv", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["event"] != "begun"]
-        bad = [row for row in rows if row["status"] != "ok"]
-        if not bad and len(rows) == limit:
-            break
-        print(f"links.py: wanted {limit} answers of the cascade, found {len(rows)}, of which "
-              f"{len(bad)} are not: {', '.join(sorted({row['status'] for row in bad}))} for "
-              f"{', '.join(row['picture'] for row in bad)}; measured again", file=sys.stderr)
-    else:
-        raise SystemExit("links.py: no run was answered by the cascade alone")
+    fleet.await_cloud()
+    device(fleet, 1, 0, more)  # the containers' first picture
+    done = device(fleet, limit, threshold, more)
+    if done.returncode not in (0, UNAVAILABLE):
+        raise SystemExit(f"links.py: {done.stderr.strip()[-300:]}")
+    with open(fleet.out / "sweep.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["event"] != "begun"]
+    bad = [row for row in rows if row["status"] != "ok"]
+    if bad or len(rows) != limit:
+        raise SystemExit(f"links.py: wanted {limit} answers of the cascade, found {len(rows)}, of "
+                         f"which {len(bad)} are not: {sorted({row['status'] for row in bad})} for "
+                         f"{', '.join(row['picture'] for row in bad)}")
     times = [int(row["total_us"]) / 1000 for row in rows]
     exits = [sum(int(row["exit"]) == taken for row in rows) / limit for taken in range(EXITS)]
     right = sum(int(row["label"]) == truth[int(row["picture"])] for row in rows)

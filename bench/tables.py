@@ -19,7 +19,8 @@ import modelfile  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- bench/tables.py: {} -->", "<!-- end -->"
-PEERS = ("peers-cifar", "peers-imagenet", "peers-vgg16", "peers-vgg16-2threads")
+# What a later one has measured too is its.
+PEERS = ("peers-cifar", "peers-imagenet", "peers-vgg16", "peers-vgg16-2threads", "peers-resnet20b")
 TIERS = ("device", "edge", "cloud")
 # Of the sweeps, what is worth a line.
 THRESHOLDS_OF_TIME = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 1)

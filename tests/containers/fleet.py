@@ -198,6 +198,16 @@ class Fleet:
                 for node in self.nodes(service):
                     node.await_ready()
 
+    def await_cloud(self, seconds=30):
+        """Until every edge has met the cloud. It is ready before, and answers with what it has."""
+        def met(edge):
+            states = edge.metrics().items()
+            return any(value == 1 and name.startswith("offramp_link_state{") and '"up"' in name
+                       for name, value in states)
+
+        edges = self.nodes("edge")
+        wait_until(lambda: all(map(met, edges)), seconds, "the edge has met the cloud")
+
     def nodes(self, service):
         found = self.compose("ps", "-q", service).split()
         want(found, f"no container of {service}")
