@@ -26,7 +26,7 @@ class Intake {
   void delivered(int fd);
 
   /// Hangs up on those who sent more than that, and returns how many they were. Looks no more often
-  /// than ten times a second.
+  /// than twenty times a second; from 500 connections on, the less often the more there are.
   int review(Clock::time_point now);
   /// When to look again; never, while there is no connection.
   Clock::time_point due() const {
