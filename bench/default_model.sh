@@ -5,7 +5,7 @@
 #   bench/default_model.sh DATA [--containers [--no-build] [--engine DIR]]
 #
 # DATA is CIFAR-10's binary layout. Takes half an hour of a quiet machine with PyTorch (tools/setup.sh --tests) and a
-# build (tools/test.sh); with --containers an hour more, for the study over three containers and the links between them
+# build (tools/test.sh); with --containers as long again, for the study over three containers and the links between them
 # (options as for tools/docker_tests.sh). Beside other engines it is measured by bench/peers.py.
 
 set -euo pipefail

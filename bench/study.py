@@ -126,7 +126,6 @@ def of_containers(fleet, options, threshold):
     normalised = rule(threshold)[1]
     fleet.configure(normalised, everywhere={})
     fleet.up("cloud", "edge")
-    fleet.await_cloud()
 
     def device(*more):
         command = fleet.device_command(

@@ -19,7 +19,7 @@ import modelfile  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- bench/tables.py: {} -->", "<!-- end -->"
-# What a later one has measured too is its.
+# Where two have the same network, the later one holds.
 PEERS = ("peers-cifar", "peers-imagenet", "peers-vgg16", "peers-vgg16-2threads", "peers-resnet20b")
 TIERS = ("device", "edge", "cloud")
 # Of the sweeps, what is worth a line.

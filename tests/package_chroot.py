@@ -295,7 +295,12 @@ def apart(command):
     SIGTERM through; a SIGINT from the keyboard reaches all."""
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     process = subprocess.Popen([*unshare, "--propagation", "private", *command])
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(int(child_of(process)), signal.SIGTERM))
+
+    def pass_on(number, _frame):
+        if child := child_of(process):
+            os.kill(int(child), number)
+
+    signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, lambda *_: None)
     return process.wait()
 

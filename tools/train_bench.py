@@ -73,6 +73,7 @@ def bench(options):
     report = {
         "network": options.network,
         "batch": options.batch,
+        "half_precision": options.amp,
         "torch": torch.__version__,
         "cpu_threads": torch.get_num_threads(),
         "ms": {},

@@ -168,8 +168,8 @@ def parse(argv, description):
     add(
         "--amp",
         action="store_true",
-        help="half precision where it is safe: float16 on CUDA; bfloat16 on a CPU, twice as fast "
-        "where it has instructions for it (amx_bf16, avx512_bf16) and slower where it has none",
+        help="half precision where it is safe: float16 on CUDA; bfloat16 on a CPU, faster where "
+        "it has instructions for that (amx_bf16, avx512_bf16) and slower where it has none",
     )
     add(
         "--threads",

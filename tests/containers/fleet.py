@@ -17,14 +17,13 @@ SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(SOURCE / "tests"))
 sys.path.insert(0, str(SOURCE / "tests" / "faults"))
 import history  # noqa: E402
-from lab import Failed, Watch, now_us, tail, wait_until, want  # noqa: E402,F401
+from lab import THRESHOLD, Failed, Watch, now_us, tail, wait_until, want  # noqa: E402,F401
 from scene import draw_data_set  # noqa: E402
 
 ALGORITHM = [f"-e{name}={value}" for name, value in history.ONE_ALGORITHM.items()]
 IMAGE = os.environ.get("OFFRAMP_IMAGE", "offramp")
 MODEL = "/usr/share/offramp/resnet20b.safetensors"  # in the image
 PICTURES = 300
-THRESHOLD = 0.5  # some of the drawn pictures then leave at every exit
 EXITS = 3
 LEDGER = "/out"  # what devices write, in their containers
 PORTS = {"OFFRAMP_EDGE_METRICS": "19110-19119", "OFFRAMP_CLOUD_METRICS": "19120-19129",
@@ -96,6 +95,11 @@ class Container:
             lines = page.read().decode().splitlines()
         pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in pairs}
+
+    def has_link(self):
+        """Whether one to the next tier is up."""
+        return any(value == 1 and name.startswith("offramp_link_state{") and 'state="up"' in name
+                   for name, value in self.metrics().items())
 
     def limit(self, *files):
         """What stands in the first of these files that its control group has (version 2 or 1)."""
@@ -191,22 +195,16 @@ class Fleet:
         return run(*self.command, *words, check=check, environment=self.environment)
 
     def up(self, *words):
-        """Starts services (and options of `up`); those that are nodes are ready then."""
+        """Starts services (and options of `up`); those that are nodes are ready then, and edges have met
+        a cloud that is started with them: they are ready before, and answer with what they have."""
         self.compose("up", "-d", "--no-build", *words)
         for service in ("cloud", "edge"):
             if service in words:
                 for node in self.nodes(service):
                     node.await_ready()
-
-    def await_cloud(self, seconds=30):
-        """Until every edge has met the cloud. It is ready before, and answers with what it has."""
-        def met(edge):
-            states = edge.metrics().items()
-            return any(value == 1 and name.startswith("offramp_link_state{") and '"up"' in name
-                       for name, value in states)
-
-        edges = self.nodes("edge")
-        wait_until(lambda: all(map(met, edges)), seconds, "the edge has met the cloud")
+        if {"cloud", "edge"} <= set(words):
+            for edge in self.nodes("edge"):
+                wait_until(edge.has_link, 30, f"{edge.name} has met the cloud")
 
     def nodes(self, service):
         found = self.compose("ps", "-q", service).split()
