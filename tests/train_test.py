@@ -132,6 +132,30 @@ class TrainTest(unittest.TestCase):
         np.testing.assert_allclose(card["mean"].numpy(), values.mean((0, 2, 3)), rtol=1e-6)
         np.testing.assert_allclose(card["std"].numpy(), values.std((0, 2, 3)), rtol=1e-6)
 
+    def test_a_network_without_exits_is_what_remains_without_early_heads(self):
+        options = ["--network", "resnet20", "--epochs", 1, "--limit", 32]
+        for name, more in {"alone": ["--no-exits"], "third": ["--loss-weights", "0,0,1"]}.items():
+            code, text = quietly(*self.options(name, *options, *more))
+            self.assertEqual(code, 0, text)
+        card = load(self.base / "alone/checkpoint.pt")
+        self.assertFalse(card["exits"])
+        model = networks.build("resnet20", exits=False)
+        model.load_state_dict(card["state_dict"])
+        log, last = (
+            json.loads((self.base / name / "log.json").read_text()) for name in ("alone", "third")
+        )
+        self.assertEqual(log["config"]["loss_weights"], [1.0])
+        # The trunk begins alike and sees the same batches: only the head's own start is another.
+        self.assertEqual(len(log["test"]["accuracy"]), 1)
+        np.testing.assert_allclose(
+            log["epochs"][0]["train_loss"][0], last["epochs"][0]["train_loss"][2], rtol=0.2
+        )
+        self.refuses(
+            64,
+            "--loss-weights: wanted 1 number",
+            *self.options("refused", *options, "--no-exits", "--loss-weights", "0,0,1"),
+        )
+
     def test_what_is_kept_is_the_average(self):
         self.assertEqual(quietly(*self.options("average"))[0], 0)
         self.assertEqual(quietly(*self.options("plain", "--ema", 0))[0], 0)

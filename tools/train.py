@@ -69,6 +69,7 @@ class Run:
             options.network,
             heads=options.heads,
             shortcut=options.shortcut,
+            exits=not options.no_exits,
             classes=len(cifar10.CLASSES),
         ).to(self.device, memory_format=torch.channels_last)
         self.average = train_recipe.Average(self.model, options.ema) if options.ema else None
@@ -202,7 +203,7 @@ class Run:
             "name": options.network,
             "heads": options.heads,
             "shortcut": options.shortcut,
-            "exits": True,
+            "exits": not options.no_exits,
             "classes": cifar10.CLASSES,
             "epoch": self.epoch,
         }

@@ -79,6 +79,11 @@ def parse(argv, description):
         help="where the ResNets halve the picture: conv (default) or pad",
     )
     add(
+        "--no-exits",
+        action="store_true",
+        help="the last exit alone: a yardstick, or a teacher",
+    )
+    add(
         "--budget",
         action="store_true",
         help="a shorter recipe, for two CPU cores and two hours: "
@@ -113,7 +118,7 @@ def parse(argv, description):
     add(
         "--loss-weights",
         metavar="W,...",
-        help="one per exit, earliest first (default 0.5,0.7,1; two exits: 0.5,1)",
+        help="one per exit, earliest first (default 0.5,0.7,1; two exits: 0.5,1; one: 1)",
     )
     add(
         "--distill-alpha",
@@ -204,7 +209,7 @@ def parse(argv, description):
                 f"--network: wanted one for pictures of 32x32, {', '.join(networks.SMALL)}, or "
                 f"--bench, found {options.network!r}",
             )
-    exits = networks.exit_count(options.network)
+    exits = networks.exit_count(options.network, not options.no_exits)
     options.loss_weights = parse_loss_weights(options.loss_weights, exits)
     if options.trunk_epochs is None:
         options.trunk_epochs = options.epochs // 5
@@ -224,16 +229,15 @@ def parse(argv, description):
 
 def parse_loss_weights(text, exits):
     if text is None:
-        return [0.5, 0.7, 1.0] if exits == 3 else [0.5, 1.0]
+        return {1: [1.0], 2: [0.5, 1.0], 3: [0.5, 0.7, 1.0]}[exits]
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError:
         weights = []
+    wanted = f"{exits} number{'s' if exits > 1 else ''} of at least 0, not all 0"
     good = len(weights) == exits and all(0 <= w < math.inf for w in weights) and sum(weights) > 0
     if not good:
-        raise Stop(
-            64, f"--loss-weights: wanted {exits} numbers of at least 0, not all 0, found {text!r}"
-        )
+        raise Stop(64, f"--loss-weights: wanted {wanted}, found {text!r}")
     return weights
 
 
