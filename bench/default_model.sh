@@ -26,9 +26,11 @@ keep() {  # FILE COMMAND...: what it prints, once it is whole
   mv "build/kept.$$" "$results/$1"
 }
 
+evaluate() { (repo=$PWD && cd "$data/.." && "$repo/build/release/offramp" eval --model "$repo/$model" --data "${data##*/}" "$@"); }
+
 say "accuracy and time against the threshold"
-keep eval-resnet20b.json build/release/offramp eval --model $model --data "$data" --sweep --json
-keep eval-resnet20b-batch32.json build/release/offramp eval --model $model --data "$data" --sweep --json --batch 32
+keep eval-resnet20b.json evaluate --sweep --json
+keep eval-resnet20b-batch32.json evaluate --sweep --json --batch 32
 say "codecs"
 $python bench/codecs.py "$data" --out $results/codecs-resnet20b.json >/dev/null
 say "logits beside PyTorch's"

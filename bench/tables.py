@@ -102,6 +102,32 @@ def time_and_work():
     return table([*head, f"time, batch {many['batch']}"], rows)
 
 
+def published():
+    def number(value, digits=4):
+        return "-" if value is None else f"{value:.{digits}g} %"
+
+    rows = [
+        [one["name"], f"{' / '.join(f'{each:.1f}' for each in one['exits'])} %" if one["exits"] else "-",
+         number(one["right"]), number(one["whole"]), number(one["cascade"]),
+         number(one["time"], 2)]
+        for one in study.PUBLISHED
+    ]
+    prototype = study.PROTOTYPE
+    at = prototype["threshold"].index(1e-10)
+    stayed = 100 - prototype["left_device"][at]
+    rows.append(["the prototype, T = 1e-10 nats", f"{stayed:.1f} / - / - %", "-",
+                 number(prototype["accuracy"][0]), number(prototype["accuracy"][at]),
+                 number(100 * prototype["ms"][at] / prototype["ms"][0], 2)])
+    ours = of_default("eval-resnet20b")
+    exits = ours["exits"]
+    rows.append(["offramp, the default model", f"{shares([one['share'] for one in exits], 1)} %",
+                 percent(exits[0]["accuracy_taken"], 1), percent(exits[-1]["accuracy"]),
+                 percent(ours["accuracy"]),
+                 percent(ours["mean_compute_ms"] / of_threshold(ours["sweep"], 0)["mean_ms"], 0)])
+    return table(["", "first / second / last exit answers", "right at the first", "whole network",
+                  "cascade", "time of the whole"], rows)
+
+
 def codecs():
     found = {one["codec"]: one for one in of_default("codecs-resnet20b")["codecs"]}
     rows = []
@@ -205,6 +231,7 @@ TABLES = {
     "README.md": {
         "default model": default_model,
         "study": lambda: study.markdown(of_default("study")),
+        "published": published,
         "peers": lambda: peers_report.short([load(name) for name in PEERS]),
         "time and work": time_and_work,
         "codecs": codecs,
