@@ -22,7 +22,7 @@ class ChunkCost {
   ChunkCost(int samples, int batch, double cache, double weight_price)
       : samples_(samples), batch_(batch), cache_(cache), weight_price_(weight_price) {}
 
-  void add(const Traffic& step) {
+  void add(const StepTraffic& step) {
     const double activations = static_cast<double>(step.activation_floats);
     const double held = activations * samples_ + static_cast<double>(step.scratch_floats);
     weights_ += static_cast<double>(step.weight_floats);
@@ -45,13 +45,13 @@ class ChunkCost {
 
 }  // namespace
 
-std::vector<Chunk> divide(std::span<const Traffic> steps, int batch, std::size_t cache_floats) {
+std::vector<Chunk> divide(std::span<const StepTraffic> steps, int batch, std::size_t cache_floats) {
   assert(batch >= 1);
   const int count = static_cast<int>(steps.size());
   const double cache = static_cast<double>(cache_floats);
-  const auto step = [&](int i) -> const Traffic& { return steps[static_cast<std::size_t>(i)]; };
+  const auto step = [&](int i) -> const StepTraffic& { return steps[static_cast<std::size_t>(i)]; };
   double all_weights = 0.0;
-  for (const Traffic& it : steps) all_weights += static_cast<double>(it.weight_floats);
+  for (const StepTraffic& it : steps) all_weights += static_cast<double>(it.weight_floats);
   const double weight_price =
       all_weights > static_cast<double>(kLastLevelFloats) ? kFarWeight : kNearWeight;
   std::vector<int> sizes;
@@ -74,7 +74,7 @@ std::vector<Chunk> divide(std::span<const Traffic> steps, int batch, std::size_t
     for (const int samples : sizes) {
       ChunkCost chunk(samples, batch, cache, weight_price);
       for (int end = first + 1; end <= count; ++end) {
-        const Traffic& added = step(end - 1);
+        const StepTraffic& added = step(end - 1);
         const bool alone = added.alone && samples == batch && end == first + 1;
         if (added.alone && !alone) break;
         chunk.add(added);

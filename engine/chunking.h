@@ -12,7 +12,7 @@ namespace offramp {
 inline constexpr std::size_t kLastLevelFloats = 4u << 20;
 
 /// What one step moves.
-struct Traffic {
+struct StepTraffic {
   std::size_t weight_floats = 0;      ///< read by every visit
   std::size_t activation_floats = 0;  ///< read and written for one sample
   std::size_t scratch_floats = 0;     ///< working memory, whatever the samples
@@ -31,6 +31,6 @@ struct Chunk {
 /// `cache_floats`: few samples at once keep their activations in it, and leave room for weights to
 /// stay; many share a visit to weights that do not; and between two chunks the activations of the
 /// whole batch have to wait outside. Exact for its prices, by dynamic programming.
-std::vector<Chunk> divide(std::span<const Traffic> steps, int batch, std::size_t cache_floats);
+std::vector<Chunk> divide(std::span<const StepTraffic> steps, int batch, std::size_t cache_floats);
 
 }  // namespace offramp

@@ -28,7 +28,7 @@ class JpegCheck {
     for (std::uint8_t marker = next_marker(); marker != kEoi; marker = next_marker()) {
       const std::uint32_t length = reader_.big(2);
       if (length < 2) fail("segments of at least 2 bytes", std::to_string(length));
-      ByteReader segment(reader_.take(length - 2), origin_);
+      PictureReader segment(reader_.take(length - 2), origin_);
       if (marker >= kSof0 && marker <= kSof2) {
         frame(segment, marker == kSof2);
       } else if (marker == kDht) {
@@ -74,7 +74,7 @@ class JpegCheck {
     return marker;
   }
 
-  void frame(ByteReader& segment, bool progressive) {
+  void frame(PictureReader& segment, bool progressive) {
     if (component_count_ != 0) fail("one frame", "two");
     progressive_ = progressive;
     if (const int bits = segment.u8(); bits != 8) fail("8 bits a channel", std::to_string(bits));
@@ -117,7 +117,7 @@ class JpegCheck {
     return found == end ? nullptr : &*found;
   }
 
-  void huffman_tables(ByteReader& segment) {
+  void huffman_tables(PictureReader& segment) {
     while (segment.left() > 0) {
       const int which = segment.u8();
       const std::size_t kind = static_cast<std::size_t>(which >> 4);
@@ -139,7 +139,7 @@ class JpegCheck {
     }
   }
 
-  void quantisation_tables(ByteReader& segment) {
+  void quantisation_tables(PictureReader& segment) {
     while (segment.left() > 0) {
       const int which = segment.u8();
       if ((which >> 4) > 1 || (which & 15) > 3) {
@@ -150,7 +150,7 @@ class JpegCheck {
     }
   }
 
-  void scan(ByteReader& segment) {
+  void scan(PictureReader& segment) {
     if (component_count_ == 0) fail("its frame before its scans", "none");
     if (++scans_ > kMaxScans) fail("at most " + std::to_string(kMaxScans) + " scans", "more");
     const int count = segment.u8();
@@ -208,7 +208,7 @@ class JpegCheck {
 
   std::span<const std::uint8_t> file_;
   std::string_view origin_;
-  ByteReader reader_;
+  PictureReader reader_;
   PictureSize size_;
   std::array<Component, 3> components_;
   int component_count_ = 0;

@@ -63,7 +63,7 @@ PngHeader read_ihdr(std::span<const std::uint8_t> data, std::string_view origin)
   if (data.size() != 13) {
     throw bad_data(origin, "a PNG header of 13 bytes", std::to_string(data.size()));
   }
-  ByteReader reader(data, origin);
+  PictureReader reader(data, origin);
   PngHeader header;
   const std::int64_t width = reader.big(4), height = reader.big(4);
   const int depth = reader.u8();
@@ -87,7 +87,7 @@ PngHeader read_ihdr(std::span<const std::uint8_t> data, std::string_view origin)
 }
 
 PictureSize check_png(std::span<const std::uint8_t> file, std::string_view origin) {
-  ByteReader reader(file, origin);
+  PictureReader reader(file, origin);
   reader.take(kPngSignature.size());
   PngHeader header;
   bool palette = false;
@@ -132,7 +132,7 @@ PictureSize check_png(std::span<const std::uint8_t> file, std::string_view origi
 }
 
 PictureSize check_bmp(std::span<const std::uint8_t> file, std::string_view origin) {
-  ByteReader reader(file, origin);
+  PictureReader reader(file, origin);
   reader.take(10);  // "BM", file size, reserved
   const std::uint64_t offset = reader.little(4);
   const std::uint32_t header = reader.little(4);
@@ -168,20 +168,20 @@ Error bad_data(std::string_view origin, std::string_view wanted, std::string_vie
                                         ", found " + std::string(found));
 }
 
-std::uint32_t ByteReader::big(std::size_t count) {
+std::uint32_t PictureReader::big(std::size_t count) {
   std::uint32_t value = 0;
   for (const std::uint8_t byte : take(count)) value = value << 8 | byte;
   return value;
 }
 
-std::uint32_t ByteReader::little(std::size_t count) {
+std::uint32_t PictureReader::little(std::size_t count) {
   std::uint32_t value = 0;
   const auto bytes = take(count);
   for (std::size_t i = count; i-- > 0;) value = value << 8 | bytes[i];
   return value;
 }
 
-std::span<const std::uint8_t> ByteReader::take(std::size_t count) {
+std::span<const std::uint8_t> PictureReader::take(std::size_t count) {
   if (count > left()) throw bad_data(origin_, "a whole picture", "a truncated one");
   position_ += count;
   return bytes_.subspan(position_ - count, count);

@@ -29,9 +29,9 @@ PictureSize check_picture(std::span<const std::uint8_t> file, const std::string&
 Error bad_data(std::string_view origin, std::string_view wanted, std::string_view found);
 
 /// Reads a file's fields in order; throws Error{kBadData} "truncated" at its end.
-class ByteReader {
+class PictureReader {
  public:
-  ByteReader(std::span<const std::uint8_t> bytes, std::string_view origin)
+  PictureReader(std::span<const std::uint8_t> bytes, std::string_view origin)
       : bytes_(bytes), origin_(origin) {}
 
   std::size_t position() const { return position_; }

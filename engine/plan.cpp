@@ -46,8 +46,8 @@ std::size_t cache_floats() {
   return static_cast<std::size_t>(std::max(bytes, kSmallest)) / sizeof(float) / 4 * 3;
 }
 
-Traffic traffic(const Step& step, const KernelTable& kernels) {
-  Traffic t;
+StepTraffic traffic(const Step& step, const KernelTable& kernels) {
+  StepTraffic t;
   t.scratch_floats = scratch_floats(step, kernels, 1);
   t.weight_floats = step.weight_floats;
   t.output_floats = step.out.elements();
@@ -154,7 +154,7 @@ struct Plan::Impl {
 };
 
 void Plan::Impl::divide_batch() {
-  std::vector<Traffic> moved;
+  std::vector<StepTraffic> moved;
   for (const Step& step : steps) moved.push_back(traffic(step, *kernels));
   chunks = divide(moved, samples_of_a_thread(), cache_floats());
   for (Chunk& chunk : chunks) {

@@ -44,7 +44,7 @@ std::string audit_text(const AuditCounts& counts) {
          " sure answers that were checked have the class of a later exit" +
          (counts.checked > 0 ? std::string(range.data()) + accuracy.data() : std::string()) +
          (missing > 0 ? "; " + std::to_string(missing) + " could not be checked" : std::string()) +
-         "; " + std::to_string(counts.sent_bytes) + " bytes sent";
+         "; " + std::to_string(counts.sent_bytes) + " bytes more sent";
 }
 
 Auditor::Auditor(double share) : share_(share), random_(random_session()) {

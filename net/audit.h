@@ -40,7 +40,7 @@ struct Interval {
 Interval agreement_interval(const AuditCounts& counts);
 
 /// "5 of 6 sure answers that were checked have the class of a later exit (43.6 to 97.0 %),
-/// estimated accuracy 91.2 %; 1 could not be checked; 114856 bytes sent".
+/// estimated accuracy 91.2 %; 1 could not be checked; 114856 bytes more sent".
 std::string audit_text(const AuditCounts& counts);
 
 class Auditor {

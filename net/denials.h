@@ -22,7 +22,7 @@ enum class Denial : std::uint8_t {
   kRoutingId,   ///< a message of a peer that chose its own routing id
   kUnfinished,  ///< a message that went on and on
 };
-inline constexpr std::size_t kDenialCount = 8;
+inline constexpr std::size_t kDenialCount = static_cast<std::size_t>(Denial::kUnfinished) + 1;
 using DenialCounts = std::array<std::uint64_t, kDenialCount>;  ///< by Denial
 
 const char* denial_name(Denial reason);  ///< "no keys", "unknown key", ...

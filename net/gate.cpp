@@ -159,8 +159,8 @@ void Gate::take_note(HandshakeFailure failure, Clock::time_point now) {
     case HandshakeFailure::kBroken:
       // Of two ends that do not fit, one hangs up first; when it is the other, this is all we see.
       refuse(Denial::kHandshake,
-             refused + "a whole handshake, found one that broke off, as of a peer " +
-                 (own_ ? "without keys" : "with keys"),
+             refused + "a whole handshake, found one that broke off: of a peer " +
+                 (own_ ? "without keys" : "with keys") + ", or of one that left",
              now);
       return;
     case HandshakeFailure::kDenied:

@@ -58,6 +58,7 @@ enum class Reason : std::uint8_t {
   kExpired = 8,        ///< the next tier got to it too late to be of use
   kRefused = 9,        ///< any other error of the next tier
 };
+inline constexpr std::size_t kReasonCount = static_cast<std::size_t>(Reason::kRefused) + 1;
 const char* reason_name(Reason reason);  ///< "ok", "no next tier", "disconnected", ...
 
 enum class FaultCode : std::uint16_t {
@@ -70,6 +71,8 @@ enum class FaultCode : std::uint16_t {
   kBadTensor = 7,  ///< payload of a wrong size, or that is not finite numbers of its dtype
   kNoAnswer = 8,  ///< the last exit's entropy is not a number, or a strict tier has no whole answer
 };
+/// With one for 0, which no code has.
+inline constexpr std::size_t kFaultCodeCount = static_cast<std::size_t>(FaultCode::kNoAnswer) + 1;
 const char* fault_name(FaultCode code);  ///< "version", "model mismatch", ...
 Reason reason_of(FaultCode code);        ///< how a tier that falls back on its own answer names it
 FaultCode fault_of(Reason reason);       ///< how a tier that gives no answer says why
@@ -84,9 +87,11 @@ enum class DType : std::uint8_t {
   kU8PerChannel = 4,
   kPixels = 5
 };
+inline constexpr std::size_t kDTypeCount = static_cast<std::size_t>(DType::kPixels) + 1;
 const char* dtype_name(DType dtype);  ///< "f32", "f16", "u8", "u8c", "pixels"
 /// How the payload is packed.
 enum class Codec : std::uint8_t { kRaw = 0, kLz4 = 1 };
+inline constexpr std::size_t kCodecCount = static_cast<std::size_t>(Codec::kLz4) + 1;
 
 /// First message of a connection: I will hand you tensors of this model at this cut.
 struct Hello {
@@ -225,7 +230,7 @@ enum class Malformed : std::uint8_t {
   kPayload,       ///< payload where none belongs, lengths that disagree, or one above the limit
   kChecksum,      ///< the payload's XXH3 is wrong
 };
-inline constexpr std::size_t kMalformedCount = 12;
+inline constexpr std::size_t kMalformedCount = static_cast<std::size_t>(Malformed::kChecksum) + 1;
 const char* malformed_name(Malformed reason);
 
 struct Frames {

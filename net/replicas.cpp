@@ -106,7 +106,7 @@ void Replicas::take(const Resolver::Answer& answer, Clock::time_point now) {
     }
   }
   if (!problem.empty() && problem != name.problem && log_)
-    log_(LogLevel::kWarning, "next tier: " + problem);
+    log_(LogLevel::kError, "next tier: " + problem);
   name.problem = std::move(problem);
   if (answer.addresses.empty()) return;
   name.addresses = answer.addresses;

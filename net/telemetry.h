@@ -25,11 +25,6 @@
 
 namespace offramp {
 
-inline constexpr std::size_t kReasonCount = 10;    ///< of Reason, kNone included
-inline constexpr std::size_t kFaultCodeCount = 9;  ///< of FaultCode, which begins at 1
-inline constexpr std::size_t kDTypeCount = 6;      ///< of DType, kNone included
-inline constexpr std::size_t kCodecCount = 2;      ///< of Codec
-
 /// The sums that are told at a node's end.
 struct NodeCounters {
   std::uint64_t requests = 0;       ///< INFER messages that were accepted

@@ -43,6 +43,11 @@ FLAGGED = re.compile(r"kernels/tables/avx\w*\.cpp\.o(bj)?$")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
+# A type at the left margin, with its namespaces; not one that is only declared.
+NAMESPACE = re.compile(r"^(?:(?:inline )?namespace ([\w:]*) ?\{|\}  // namespace)", re.MULTILINE)
+TYPE = re.compile(r"^(?:class|struct|union|enum(?: class)?) (?:[A-Z_]+ )?(\w+)(?: final)?(?: : [^;{]+)? \{",
+                  re.MULTILINE)
+
 root = pathlib.Path()
 objects = []
 
@@ -56,6 +61,20 @@ def sources():
 
 def includes(path):
     return INCLUDE.findall(path.read_text(encoding="ascii"))
+
+
+def types(path):
+    """Full names of the types that a header defines."""
+    text, names, spaces = path.read_text(encoding="ascii"), set(), []
+    found = [*NAMESPACE.finditer(text), *TYPE.finditer(text)]
+    for match in sorted(found, key=lambda each: each.start()):
+        if match.re is TYPE:
+            names.add("::".join([*spaces, match[1]]))
+        elif match[1] is not None:
+            spaces.append(match[1])
+        else:
+            spaces.pop()
+    return names
 
 
 def weak_functions(path):
@@ -99,6 +118,16 @@ class Architecture(unittest.TestCase):
                 for pattern, allowed in LIBRARIES:
                     if re.match(pattern, header):
                         self.assertIn(folder, allowed, f"{path} includes {header}")
+
+    def test_a_name_is_one_type(self):
+        """Two of one name are undefined behaviour: the linker keeps one copy of each inline function."""
+        where = {}
+        for _, path in sources():
+            for name in types(path) if path.suffix == ".h" else ():
+                if not name.startswith("::"):  # those are each source file's own
+                    self.assertIsNone(where.get(name), f"{name}: {path} defines it too")
+                    where[name] = path
+        self.assertGreater(len(where), 100, "no types at all: the patterns above are wrong")
 
     def test_flagged_objects_share_no_weak_functions(self):
         if not objects:

@@ -43,10 +43,10 @@ TEST_CASE("audit: what is counted, and how sure it is") {
   CHECK(counts.accuracy() == doctest::Approx(1.625 / 4));
   CHECK(audit_text(counts) ==
         "2 of 4 sure answers that were checked have the class of a later exit (15.0 to 85.0 %), "
-        "estimated accuracy 40.6 %; 1 could not be checked; 70 bytes sent");
+        "estimated accuracy 40.6 %; 1 could not be checked; 70 bytes more sent");
   CHECK(audit_text({.asked = 1}) ==
         "0 of 0 sure answers that were checked have the class of a later exit; 1 could not be "
-        "checked; 0 bytes sent");
+        "checked; 0 bytes more sent");
 
   // Published values of Wilson's interval.
   const Interval interval = agreement_interval({.checked = 263, .agreed = 81});

@@ -30,11 +30,11 @@ using Chunks = std::vector<Chunk>;
 
 std::size_t at(int i) { return static_cast<std::size_t>(i); }
 
-Traffic step(std::size_t weights, std::size_t activations, std::size_t output = 0) {
+StepTraffic step(std::size_t weights, std::size_t activations, std::size_t output = 0) {
   return {.weight_floats = weights, .activation_floats = activations, .output_floats = output};
 }
 
-Traffic alone(Traffic traffic) {
+StepTraffic alone(StepTraffic traffic) {
   traffic.alone = true;
   return traffic;
 }
@@ -54,12 +54,13 @@ struct Moved {
   double handed_on = 0.0;    ///< from chunk to chunk, where those of a whole batch do not fit
 };
 
-Moved moved(const std::vector<Traffic>& steps, const Chunks& chunks, int batch, std::size_t cache) {
+Moved moved(const std::vector<StepTraffic>& steps, const Chunks& chunks, int batch,
+            std::size_t cache) {
   Moved sum;
   for (const Chunk& chunk : chunks) {
     std::size_t weights = 0, largest = 0;
     for (int i = chunk.first; i < chunk.end; ++i) {
-      const Traffic& it = steps[at(i)];
+      const StepTraffic& it = steps[at(i)];
       const std::size_t held = it.activation_floats * at(chunk.samples) + it.scratch_floats;
       weights += it.weight_floats;
       largest = std::max(largest, held);
@@ -87,7 +88,8 @@ bool surely_less(const Moved& a, const Moved& b) {
 
 // Every division of the steps from `chunks`' end on.
 template <class F>
-void for_each_division(const std::vector<Traffic>& steps, int batch, Chunks& chunks, const F& f) {
+void for_each_division(const std::vector<StepTraffic>& steps, int batch, Chunks& chunks,
+                       const F& f) {
   const int first = chunks.empty() ? 0 : chunks.back().end;
   const int count = static_cast<int>(steps.size());
   if (first == count) {
@@ -107,14 +109,14 @@ void for_each_division(const std::vector<Traffic>& steps, int batch, Chunks& chu
 }
 
 // Sizes of all magnitudes up to somewhat more than the cache.
-Traffic random_step(std::mt19937& random, std::size_t cache) {
+StepTraffic random_step(std::mt19937& random, std::size_t cache) {
   const auto floats = [&] {
     std::uniform_real_distribution<double> power(0.0, std::log(4.0 * static_cast<double>(cache)));
     return static_cast<std::size_t>(std::exp(power(random)));
   };
-  Traffic it{.weight_floats = random() % 4 == 0 ? 0 : floats(),
-             .activation_floats = floats(),
-             .scratch_floats = random() % 2 == 0 ? 0 : floats()};
+  StepTraffic it{.weight_floats = random() % 4 == 0 ? 0 : floats(),
+                 .activation_floats = floats(),
+                 .scratch_floats = random() % 2 == 0 ? 0 : floats()};
   it.output_floats = it.activation_floats / (1 + random() % 4);
   it.alone = random() % 8 == 0;
   return it;
@@ -124,12 +126,12 @@ Traffic random_step(std::mt19937& random, std::size_t cache) {
 
 TEST_CASE("no steps, no chunks; a batch of one goes through all steps at once") {
   CHECK(divide({}, 32, 1000).empty());
-  const std::vector<Traffic> steps = {step(10, 10), step(100'000, 50), step(10, 100'000)};
+  const std::vector<StepTraffic> steps = {step(10, 10), step(100'000, 50), step(10, 100'000)};
   CHECK(divide(steps, 1, 1000) == Chunks{{0, 3, 1}});
 }
 
 TEST_CASE("what fits the cache altogether is one chunk") {
-  const std::vector<Traffic> steps = {step(50, 20, 10), step(100, 20, 10), step(80, 10, 5)};
+  const std::vector<StepTraffic> steps = {step(50, 20, 10), step(100, 20, 10), step(80, 10, 5)};
   const Chunks chunks = divide(steps, 16, 1000);
   REQUIRE(chunks.size() == 1);
   CHECK(chunks[0].first == 0);
@@ -143,13 +145,13 @@ TEST_CASE("few samples at once keep large activations and small weights in the c
   // Two samples would not fit.
   CHECK(divide(std::vector{step(100, 600, 300)}, 32, 1000) == Chunks{{0, 1, 1}});
   // Scratch takes room too: eight samples would fit without it.
-  Traffic with_scratch = step(600, 110);
+  StepTraffic with_scratch = step(600, 110);
   with_scratch.scratch_floats = 300;
   CHECK(divide(std::vector{with_scratch}, 32, 1000) == Chunks{{0, 1, 4}});
 }
 
 TEST_CASE("the whole batch shares a visit to weights that do not stay") {
-  const std::vector<Traffic> steps = {step(100'000, 20, 10), step(200'000, 15, 5)};
+  const std::vector<StepTraffic> steps = {step(100'000, 20, 10), step(200'000, 15, 5)};
   CHECK(divide(steps, 32, 1000) == Chunks{{0, 2, 32}});
   CHECK(divide(steps, 13, 1000) == Chunks{{0, 2, 13}});
 }
@@ -160,16 +162,16 @@ TEST_CASE("as many samples share a visit as have room for their activations") {
 }
 
 TEST_CASE("layers of both kinds stand in chunks of their own, if little waits between them") {
-  const std::vector<Traffic> narrow = {step(50, 800, 20), step(100'000, 20, 5)};
+  const std::vector<StepTraffic> narrow = {step(50, 800, 20), step(100'000, 20, 5)};
   CHECK(divide(narrow, 32, 1000) == Chunks{{0, 1, 1}, {1, 2, 32}});
   // 32 times 500 floats would have to wait outside the cache.
-  const std::vector<Traffic> wide = {step(50, 800, 500), step(100'000, 500, 5)};
+  const std::vector<StepTraffic> wide = {step(50, 800, 500), step(100'000, 500, 5)};
   CHECK(divide(wide, 32, 1000) == Chunks{{0, 2, 32}});
 }
 
 TEST_CASE("a step that stands alone takes the whole batch, whatever stands beside it") {
-  const Traffic large = step(100, 600, 300);
-  const Traffic vector = alone(step(10, 20, 10));
+  const StepTraffic large = step(100, 600, 300);
+  const StepTraffic vector = alone(step(10, 20, 10));
   CHECK(divide(std::vector{vector}, 32, 1000) == Chunks{{0, 1, 32}});
   CHECK(divide(std::vector{vector}, 1, 1000) == Chunks{{0, 1, 1}});
   CHECK(divide(std::vector{vector, vector, large, vector}, 32, 1000) ==
@@ -177,10 +179,10 @@ TEST_CASE("a step that stands alone takes the whole batch, whatever stands besid
 }
 
 TEST_CASE("weights that no cache holds are worth more sharing than others") {
-  const Traffic few = step(2000, 100);
+  const StepTraffic few = step(2000, 100);
   CHECK(divide(std::vector{few}, 32, 1000) == Chunks{{0, 1, 8}});
   // 20 MB in all.
-  const Traffic many = alone(step(5'000'000, 10));
+  const StepTraffic many = alone(step(5'000'000, 10));
   CHECK(divide(std::vector{few, many}, 32, 1000) == Chunks{{0, 1, 32}, {1, 2, 32}});
 }
 
@@ -190,8 +192,8 @@ TEST_CASE("a division covers every step once, in order, with samples of the batc
     CAPTURE(round);
     const std::size_t cache = 10 + random() % 100'000;
     const int batch = 1 + static_cast<int>(random() % 70);
-    std::vector<Traffic> steps(random() % 30);
-    for (Traffic& it : steps) it = random_step(random, cache);
+    std::vector<StepTraffic> steps(random() % 30);
+    for (StepTraffic& it : steps) it = random_step(random, cache);
     const Chunks chunks = divide(steps, batch, cache);
     int next = 0;
     for (const Chunk& chunk : chunks) {
@@ -221,8 +223,8 @@ TEST_CASE("no other division moves less, whatever the prices") {
     const std::size_t cache = 1000;
     const int batch = 1 + static_cast<int>(random() % 9);
     CAPTURE(batch);
-    std::vector<Traffic> steps(1 + random() % 5);
-    for (Traffic& it : steps) it = random_step(random, cache);
+    std::vector<StepTraffic> steps(1 + random() % 5);
+    for (StepTraffic& it : steps) it = random_step(random, cache);
     const Chunks chosen = divide(steps, batch, cache);
     CAPTURE(chosen);
     const Moved least = moved(steps, chosen, batch, cache);

@@ -90,6 +90,18 @@ TEST_CASE("a flag goes before the environment, and that before the file") {
   workers({"--config", file}, "2 workers", {{"OFFRAMP_CONFIG", "/nowhere.toml"}});
 }
 
+TEST_CASE("a variable that looks like an option's and is none is told, and has no effect") {
+  const ConfigSite site;
+  RunningNode node(site.folder, site.model, "edge", {},
+                   {{"OFFRAMP_NODE_WORKRES", "3"}, {"OFFRAMP_NODE_BATCH", "2"}});
+  const std::string err = node.stop().err;
+  CAPTURE(err);
+  CHECK(err.find("OFFRAMP_NODE_WORKRES: wanted an option of offramp node after OFFRAMP_NODE_, "
+                 "found none") != std::string::npos);
+  CHECK(err.find("OFFRAMP_NODE_BATCH") == std::string::npos);
+  CHECK(err.find(", 1 worker") != std::string::npos);
+}
+
 TEST_CASE("a node may have all of its options from a file, and so may a device") {
   const ConfigSite site;
   const std::string port_file = site.path("edge.addr");

@@ -75,9 +75,13 @@ TEST_CASE("load: a row for each rate in text, JSON and CSV, a line for each requ
       site.load(edge.address, {"--concurrency", "3", "--duration", "300ms", "--wait", "60s"}));
   INFO(text.err);
   CHECK(text.code == 0);
-  REQUIRE(lines(text.out).size() == 2);
-  CHECK(lines(text.out)[0].find("GOODPUT") != std::string::npos);
-  CHECK(lines(text.out)[1].find("3 away") != std::string::npos);
+  const std::vector<std::string> told = lines(text.out);
+  REQUIRE(told.size() == 4);
+  CHECK(told[0].starts_with("sends "));
+  CHECK(told[0].ends_with(", again and again"));
+  CHECK(told[1].empty());
+  CHECK(told[2].find("GOODPUT") != std::string::npos);
+  CHECK(told[3].find("3 away") != std::string::npos);
 }
 
 TEST_CASE("load: connections share the keys of a folder") {

@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "net/device.h"
 #include "net/node.h"
@@ -212,6 +215,27 @@ TEST_CASE("replicas: a node that comes back at another address is found") {
   // Not after the 30 s in which a name is looked up anew; two seconds on a machine with time.
   CHECK(Clock::now() - healed < seconds(10));
   CHECK(outcomes.back().degraded == Reason::kNone);
+}
+
+TEST_CASE("replicas: a name that leads nowhere is told once, as an error") {
+  const SmallCascade cascade(Thresholds::kNone, 4);
+  std::atomic<int> lookups{0};
+  NextNodes nodes = nodes_at(cascade, {"tcp://nowhere.example:5555"});
+  nodes.resolve = [&](const std::string& endpoint) -> std::vector<std::string> {
+    ++lookups;
+    throw Error(ErrorKind::kUnavailable, endpoint + ": wanted an address, found none");
+  };
+  std::vector<std::pair<LogLevel, std::string>> said;
+  Device device(cascade.stages(), cascade.id(), kPatient, std::move(nodes),
+                [&](LogLevel level, const std::string& line) { said.emplace_back(level, line); });
+  run_until(device, cascade, [&] { return lookups >= 3; });
+  const auto told = [](const auto& each) {
+    return each.second.find("nowhere") != each.second.npos;
+  };
+  std::erase_if(said,
+                [&](const auto& each) { return !told(each) || each.first != LogLevel::kError; });
+  REQUIRE(said.size() == 1);
+  CHECK(said[0].second == "next tier: tcp://nowhere.example:5555: wanted an address, found none");
 }
 
 TEST_CASE("replicas: a node that two names lead to stays as long as one of them does") {

@@ -29,7 +29,6 @@ often by none. Exit codes: 0 done, 64 option, 65 bad data or model, 66 missing i
 decides otherwise than was computed here, 73 cannot write.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -41,6 +40,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import modelfile  # noqa: E402
+from commandline import Parser, Stop  # noqa: E402
 from exit_statistics import (  # noqa: E402
     calibration_error,
     careful_to_bold,
@@ -54,14 +54,6 @@ from exit_statistics import (  # noqa: E402
 
 TARGETS = "0,0.1,0.3,0.5,1"
 TIMED_PICTURES = 1000
-
-
-class Stop(Exception):
-    """Ends the program with an exit code and one line."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
 
 
 # ---- the engine ----------------------------------------------------------------------------------
@@ -378,13 +370,8 @@ def numbers(option, text):
 
 
 def parse(arguments):
-    class Parser(argparse.ArgumentParser):
-        def error(self, message):
-            raise Stop(64, message)
-
     parser = Parser(
         prog="calibrate.py",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
     )
     add = parser.add_argument

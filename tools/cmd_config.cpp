@@ -36,7 +36,7 @@ class Config : public Command {
         "  tier = \"edge\"\n"
         "  listen = \"0.0.0.0:5555\"\n"
         "  next = \"cloud.local:5556\"\n"
-        "  keys = \"/etc/offramp/keys\"\n"
+        "  keys = \"/etc/offramp/keys/edge\"\n"
         "  thresholds = [0.16, 0.24]\n"
         "  workers = 2\n"
         "  lz4 = true\n"

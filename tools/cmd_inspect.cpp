@@ -1,6 +1,8 @@
 // offramp inspect: what is in a model file, and where it may be cut.
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -11,7 +13,6 @@
 #include "tools/command.h"
 #include "tools/options.h"
 #include "tools/output.h"
-#include "tools/rule_options.h"
 
 namespace offramp::cli {
 namespace {
@@ -209,8 +210,17 @@ std::string thresholds_text(const Target& target) {
   return join(texts, ", ");
 }
 
+/// "entropy", or all of them where they differ.
+std::string criteria_text(const Target& target) {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i + 1 < target.rules.size(); ++i)
+    names.emplace_back(criterion_name(target.rules[i].criterion));
+  if (std::ranges::adjacent_find(names, std::ranges::not_equal_to{}) == names.end())
+    names.resize(std::min<std::size_t>(names.size(), 1));
+  return join(names, ", ");
+}
+
 std::string targets_text(const Model& model) {
-  const EntropyUnit unit(false, model.classes.size());
   std::vector<Table::Column> columns = {{"TARGET"},
                                         {"POINTS LOST", kRight},
                                         {"CONFIDENCE", kRight},
@@ -226,7 +236,7 @@ std::string targets_text(const Model& model) {
         target.name,
         format_short(static_cast<double>(target.points)),
         format_percent(static_cast<double>(target.confidence)),
-        threshold_unit(target.rules, unit),
+        criteria_text(target),
         thresholds_text(target),
         format_grouped(static_cast<std::uint64_t>(target.held_out.pictures)),
         format_short(static_cast<double>(target.held_out.loss))};

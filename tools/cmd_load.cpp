@@ -142,7 +142,8 @@ class Load : public Command {
     std::optional<OutputFile> csv, requests;
     if (!csv_.empty()) csv.emplace(csv_);
     if (!requests_.empty()) requests.emplace(requests_);
-    const std::vector<LoadSample> samples = make_samples(model, stages);
+    std::size_t pictures = 0;
+    const std::vector<LoadSample> samples = make_samples(model, stages, pictures);
     if (const std::string warning = keys_.warning(); !warning.empty()) log(warning);
 
     LoadGenerator generator(setup, samples);
@@ -150,7 +151,7 @@ class Load : public Command {
     if (requests) requests->write(request_csv_header());
     std::vector<LoadRow> rows;
     const LoadTable table;
-    if (!json_) print(table.header());
+    if (!json_) print(samples_text(samples.size(), pictures) + table.header());
     const auto measure = [&](const LoadPhase& phase) {
       const LoadDriver::Result result = generator.run(phase);
       const LoadRow& row = rows.emplace_back(phase, result, setup.deadline);
@@ -206,22 +207,32 @@ class Load : public Command {
                                          " of one key), found " + std::to_string(keys));
   }
 
-  std::vector<LoadSample> make_samples(const Model& model, std::span<const Stage> stages) const {
+  /// `pictures`: how many were tried.
+  std::vector<LoadSample> make_samples(const Model& model, std::span<const Stage> stages,
+                                       std::size_t& pictures) const {
     const LoadSampleOptions options{.cut = cut_, .format = codec_.format(), .all = all_};
     if (!data_.empty()) {
       const std::unique_ptr<Dataset> data = open_dataset(data_, model.classes);
-      const std::size_t count = std::min(data->size(), static_cast<std::size_t>(limit_));
-      return make_load_samples(stages, options, count,
+      pictures = std::min(data->size(), static_cast<std::size_t>(limit_));
+      return make_load_samples(stages, options, pictures,
                                [&](std::size_t index, std::span<float> input) {
                                  preprocess(data->picture(index), model.preprocess, input.data());
                                });
     }
     const std::vector<std::string> names =
         images_.empty() ? sample_pictures() : with_folders_opened(images_);
+    pictures = names.size();
     return make_load_samples(
-        stages, options, names.size(), [&](std::size_t index, std::span<float> input) {
+        stages, options, pictures, [&](std::size_t index, std::span<float> input) {
           preprocess(open_picture(names[index]), model.preprocess, input.data());
         });
+  }
+
+  std::string samples_text(std::size_t samples, std::size_t pictures) const {
+    std::string text = "sends " + format_grouped(samples) + " of " + format_grouped(pictures) +
+                       (pictures == 1 ? " picture" : " pictures");
+    if (!all_) text += cut_ == 1 ? ", what a device hands on" : ", what gets so far";
+    return text + ", again and again\n\n";
   }
 
   /// Doubles the rate until the node no longer keeps up, then looks between the last two.

@@ -165,10 +165,11 @@ std::string to_text(const Report& report) {
                {"GFLOP/S", kRight},
                {"OF PEAK", kRight},
                {"GB/S", kRight}});
-  double macs = 0.0;
+  double macs = 0.0, rest_ns = report.total_ns;
   for (const Row& row : report.rows) {
     const StepInfo& step = row.step;
     macs += step.macs;
+    rest_ns -= row.ns;
     const bool computes = step.macs > 0.0;
     table.add({row.tier, step.layer, step.algorithm.empty() ? step.op : step.algorithm,
                to_string(step.in), to_string(step.out), format_fixed(row.ns / 1e3, 1) + " us",
@@ -177,6 +178,9 @@ std::string to_text(const Report& report) {
                computes ? format_percent(report.of_peak(step.macs, row.ns)) : "",
                format_fixed(report.bandwidth(step, row.ns), 1)});
   }
+  // Medians do not add up, so that it may be a little less than nothing.
+  table.add({"", "between layers", "", "", "", format_fixed(rest_ns / 1e3, 1) + " us",
+             format_percent(rest_ns / report.total_ns), "", "", ""});
   table.add({"total", "", "", "", "", format_fixed(report.total_ns / 1e3, 1) + " us", "",
              format_fixed(report.gflops(macs, report.total_ns), 1),
              format_percent(report.of_peak(macs, report.total_ns)), ""},

@@ -13,11 +13,9 @@ Exit codes: 0 all holds, 1 something does not, 64 option, 65 bad data, 66 missin
 69 the engine failed.
 """
 
-import argparse
 import dataclasses
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import modelfile  # noqa: E402
+from commandline import Parser, Stop  # noqa: E402
 from torchgraph import TorchGraph, normalise, prepare  # noqa: E402
 
 LOGIT_TOLERANCE = 1e-4  # of an exit's largest |logit|
@@ -37,14 +36,6 @@ BATCH_PIXELS = 250 * 32 * 32
 CIFAR_RECORD = 1 + 3 * 32 * 32
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp"}
 CONVS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "im2col")
-
-
-class Stop(Exception):
-    """Ends the program with an exit code and one line."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -213,16 +204,10 @@ def available_isas(program):
     return said.stdout.partition("this machine:")[2].split()
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise Stop(64, message)
-
-
 def parse(arguments):
     parser = Parser(
         prog="compare_with_pytorch.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root = pathlib.Path(__file__).resolve().parent.parent
     add = parser.add_argument

@@ -17,7 +17,6 @@ Exit codes: 0 done, 64 option, 65 network or checkpoint that cannot be exported,
 73 cannot write.
 """
 
-import argparse
 import copy
 import inspect
 import math
@@ -31,6 +30,7 @@ from torch import nn
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import modelfile  # noqa: E402
 import networks  # noqa: E402
+from commandline import Parser, Stop  # noqa: E402
 from lowering import ExportError, Lowering  # noqa: E402
 from torchgraph import TorchGraph, prepare  # noqa: E402
 
@@ -204,23 +204,9 @@ def _thresholds(thresholds, exits):
 # ---- command line --------------------------------------------------------------------------------
 
 
-class Stop(Exception):
-    """Ends the program with an exit code and one line."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise Stop(64, message)
-
-
 def parse(arguments):
     parser = Parser(
         prog="export_weights.py",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description=__doc__,
     )
     add = parser.add_argument

@@ -85,6 +85,7 @@ std::string explain(const CLI::App& root, const CLI::ParseError& error) {
     std::string what = error.what();
     if (const auto at = what.find(" excludes "); at != std::string::npos)
       return what.substr(0, at) + ": wanted without " + what.substr(at + 10) + ", found both";
+    if (what == "A subcommand is required") return "wanted a command, found none";
     if (const auto at = what.rfind(" is required"); at != std::string::npos)
       return "wanted " + what.substr(0, at) + ", found none";
     return what;

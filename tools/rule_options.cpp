@@ -16,7 +16,7 @@ float parse_threshold(const std::string& text, Criterion criterion, const Entrop
   // Written so that NaN fails it.
   if (!value || !(*value >= 0.0 && *value <= largest)) {
     const std::string what =
-        entropy ? std::string(unit.name()) + " entropy" : criterion_name(criterion);
+        entropy ? "entropy, " + std::string(unit.name()) : criterion_name(criterion);
     throw Error(ErrorKind::kUsage, "--thresholds: wanted numbers from 0 to " +
                                        format_short(largest) + " (" + what + "), found '" + text +
                                        "'");
@@ -41,8 +41,9 @@ void RuleOptions::add_to(CLI::App& app) {
   for (std::size_t i = 0; i < kCriterionCount; ++i)
     names.emplace_back(criterion_name(static_cast<Criterion>(i)));
   app.add_option("--criterion", criterion,
-                 "what doubt is: entropy, 1 - probability, 1 - margin, or\n"
-                 "1 / exits in a row that agree [the model's]")
+                 "what doubt is: entropy; 1 - probability; 1 - margin; or\n"
+                 "patience, 1 / exits in a row that agree, for where all\n"
+                 "exits are in one process [the model's]")
       ->type_name("NAME")
       ->check(one_of(names));
   app.add_option("--target", target,

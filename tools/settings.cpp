@@ -1,10 +1,13 @@
 #include "tools/settings.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <utility>
 
 #include "tools/options.h"
+#include "tools/output.h"
 
 namespace offramp::cli {
 namespace {
@@ -146,7 +149,24 @@ std::optional<std::pair<std::string, std::string>> Settings::from_environment(
   return {};
 }
 
+/// What begins like a variable of this command and is none is a slip; but services of an
+/// orchestrator may bear such names, too, so that it is told and not refused.
+void Settings::warn_of_unknown_variables() const {
+  const std::string prefix = variable("");
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text = *entry, name = text.substr(0, text.find('='));
+    if (!name.starts_with(prefix)) continue;
+    const bool known = std::ranges::any_of(app_.get_options({}), [&](const CLI::Option* option) {
+      return !key_of(*option).empty() && variable(key_of(*option)) == name;
+    });
+    if (!known)
+      complain("WARNING: " + name + ": wanted an option of offramp " + app_.get_name() + " after " +
+               prefix + ", found none; it has no effect");
+  }
+}
+
 void Settings::take_environment() {
+  warn_of_unknown_variables();
   for (CLI::Option* const option : app_.get_options({})) {
     if (key_of(*option).empty() || option->count() > 0 || overruled(*option, kEnvironment))
       continue;

@@ -54,6 +54,7 @@ class Settings {
   std::string variable(const std::string& key) const;
   std::optional<std::pair<std::string, std::string>> from_environment(
       const CLI::Option& option) const;
+  void warn_of_unknown_variables() const;
   void take_environment();
   void take_file(const ConfigFile& file);
   void take(CLI::Option& option, std::vector<std::string> texts, const std::string& origin);

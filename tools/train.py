@@ -30,7 +30,8 @@ import cifar10
 import networks
 import train_bench
 import train_recipe
-from train_options import Stop, parse
+from commandline import Stop
+from train_options import parse
 from train_output import Progress, draw, first_line, load, percent, write
 
 # Settings that may change between a run and its continuation: they do not belong to the recipe.

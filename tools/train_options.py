@@ -6,23 +6,11 @@ import math
 import torch
 
 import networks
+from commandline import Parser, Stop
 
 
 # What --budget sets where the command line does not: ResNet-20 on two CPU cores in two hours.
 BUDGET = {"epochs": 80, "trunk_epochs": 16}
-
-
-class Stop(Exception):
-    """Ends the program with one line and an exit code."""
-
-    def __init__(self, code, message):
-        super().__init__(message)
-        self.code = code
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise Stop(64, f"{message} (--help lists the options)")
 
 
 def number(kind, low, high=math.inf, above=False):
@@ -47,7 +35,6 @@ def parse(argv, description):
     Raises Stop."""
     parser = Parser(
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from train_options import Stop
+from commandline import Stop
 
 
 def first_line(error):

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import cifar10
 import networks
-from train_options import Stop
+from commandline import Stop
 from train_output import first_line, load
 
 WARM_UP = 0.3  # share of the one-cycle schedule in which the learning rate rises

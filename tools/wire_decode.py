@@ -20,14 +20,7 @@ import signal
 import sys
 
 import wire
-
-
-class Stop(Exception):
-    """Ends the command: its exit code, and one line."""
-
-    def __init__(self, code, line):
-        super().__init__(line)
-        self.code = code
+from commandline import Parser, Stop
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -119,11 +112,6 @@ def lines(value, indent=""):
 
 
 # ---- the command ---------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise Stop(64, message.removeprefix("argument "))
 
 
 def shape_of(text):
