@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures weights/resnet20b.safetensors, draws the figures, and writes the tables of README.md and of its card. For
-# when its weights or thresholds are others; tools/calibrate.py --report has then written exit-criteria.json.
+# when its weights or thresholds are others; tools/calibrate.py --report has then written exit-criteria-resnet20b.json.
 #
 #   bench/default_model.sh DATA [--containers [--no-build] [--engine DIR]]
 #

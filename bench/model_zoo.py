@@ -28,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import compare_with_pytorch  # noqa: E402
 import modelfile  # noqa: E402
+import tables  # noqa: E402
 from commandline import Parser, Stop  # noqa: E402
 
 BINARY = ROOT / "build" / "release" / "offramp"
@@ -136,24 +137,6 @@ def measure(name, options):
     return entry
 
 
-def markdown(report):
-    """A row for each network, those with fewer MACs first."""
-    rows = ["| network | parameters | MACs | exits right | cascade | device / edge / cloud answer | of all MACs | of the time |",
-            "|---" * 8 + "|"]
-    for name, one in sorted(report.items(), key=lambda item: item[1]["exits"][-1]["macs"]):
-        right = " / ".join(f"{100 * exit['accuracy']:.2f}" for exit in one["exits"])
-        whole = one["exits"][-1]["macs"]
-        cells = [name, f"{one['parameters']:,}", f"{whole / 1e6:.1f} M", f"{right} %"]
-        if len(one["exits"]) > 1:
-            shares = " / ".join(f"{100 * exit['share']:.0f}" for exit in one["exits"])
-            cells += [f"{100 * one['accuracy']:.2f} %", f"{shares} %",
-                      f"{100 * one['mean_macs'] / whole:.0f} %", f"{100 * one['time_share']:.0f} %"]
-        else:
-            cells += ["-"] * 4
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
 def parse(words):
     """What stands after -- is for train.py."""
     end = words.index("--") if "--" in words else len(words)
@@ -181,7 +164,7 @@ def run(options):
     for name in options.names:
         report[name] = measure(name, options)
         options.out.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    print(markdown(report))
+    print(tables.model_zoo(report))
     return 0 if all(report[name]["pytorch"]["holds"] for name in options.names) else 1
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The tables of README.md and weights/resnet20b.md, made of what bench/results keeps.
+"""The tables of README.md and of the cards in weights/, made of what bench/results keeps.
 
     tables.py           writes them anew, between the marks that name them
     tables.py --check   only says which differ
@@ -7,6 +7,7 @@
 Exit codes: 0 done, or none differs; 1 some differ; 64 option; 65 a mark or a figure is missing.
 """
 
+import functools
 import json
 import pathlib
 import sys
@@ -22,6 +23,7 @@ BEGIN, END = "<!-- bench/tables.py: {} -->", "<!-- end -->"
 # Where two have the same network, the later one holds.
 PEERS = ("peers-cifar", "peers-imagenet", "peers-vgg16", "peers-vgg16-2threads", "peers-resnet20b")
 TIERS = ("device", "edge", "cloud")
+MODELS = ("resnet20b",)  # those of weights/, each with a card
 # Of the sweeps, what is worth a line.
 THRESHOLDS_OF_TIME = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 1)
 THRESHOLDS_OF_CARD = (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1)
@@ -35,14 +37,22 @@ def load(name):
     return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
 
 
-def of_default(name):
-    """What was measured of the default model, as it now is."""
-    found = load(name)
-    path = ROOT / "weights" / "resnet20b.safetensors"
+def checked(model, name, found):
+    """`found` of NAME.json, which must be of the model file as it now is."""
+    path = ROOT / "weights" / f"{model}.safetensors"
     wanted = modelfile.read_safetensors(path)[1]["offramp.hash"][:16]
     if found["id"] != wanted:
         raise Missing(f"{name}.json: wanted figures of {path.name} ({wanted}), found {found['id']}'s")
     return found
+
+
+def of_model(model, name):
+    """What NAME.json keeps of a model of weights/."""
+    return checked(model, name, load(name))
+
+
+def of_default(name):
+    return of_model("resnet20b", name)
 
 
 def table(head, rows):
@@ -128,6 +138,26 @@ def published():
                   "cascade", "time of the whole"], rows)
 
 
+def model_zoo(report):
+    """A row for each network, those with fewer MACs first."""
+    rows = []
+    for name, one in sorted(report.items(), key=lambda item: item[1]["exits"][-1]["macs"]):
+        if (ROOT / "weights" / f"{name}.safetensors").exists():
+            checked(name, "model-zoo", one)
+        exits, whole = one["exits"], one["exits"][-1]["macs"]
+        cells = [name, f"{one['training']['epochs']}", f"{one['parameters']:,}", f"{millions(whole, 1)} M",
+                 f"{shares([exit['accuracy'] for exit in exits], 2)} %"]
+        if len(exits) > 1:
+            cells += [percent(one["accuracy"]), f"{shares([exit['share'] for exit in exits])} %",
+                      percent(one["mean_macs"] / whole, 0), percent(one["time_share"], 0)]
+        else:
+            cells += ["-"] * 4
+        rows.append([*cells, f"{one['pytorch']['difference']:.1e}"])
+    head = ["network", "epochs", "parameters", "MACs", "exits are right", "cascade",
+            "first / second / last answers", "of all MACs", "of the time", "off PyTorch"]
+    return table(head, rows)
+
+
 def codecs():
     found = {one["codec"]: one for one in of_default("codecs-resnet20b")["codecs"]}
     rows = []
@@ -180,17 +210,17 @@ def network():
     return table(["measured", "found", "wanted"], rows)
 
 
-# ---- weights/resnet20b.md ------------------------------------------------------------------------
+# ---- the cards -----------------------------------------------------------------------------------
 
 
-def card_accuracy():
-    exits = of_default("eval-resnet20b")["exits"]
+def card_accuracy(model):
+    exits = of_model(model, f"eval-{model}")["exits"]
     return table([f"exit {number + 1}" for number in range(len(exits))],
                  [[percent(one["accuracy"]) for one in exits]])
 
 
-def card_cascade():
-    found = of_default("eval-resnet20b")
+def card_cascade(model):
+    found = of_model(model, f"eval-{model}")
     points = [(f"{each:g}, {each:g}", of_threshold(found["sweep"], each))
               for each in THRESHOLDS_OF_CARD]
     own = {"accuracy": found["accuracy"], "shares": [one["share"] for one in found["exits"]],
@@ -204,9 +234,9 @@ def card_cascade():
                   "of all MACs"], rows)
 
 
-def card_targets():
+def card_targets(model):
     rows = []
-    for one in of_default("exit-criteria")["choices"]:
+    for one in of_model(model, f"exit-criteria-{model}")["choices"]:
         if one["criterion"] == "entropy":
             test = one["test"]
             rows.append([f"{one['points']:g}", thresholds(one["thresholds"]),
@@ -216,8 +246,8 @@ def card_targets():
                   "test set: of all MACs", "device / edge / cloud answer %"], rows)
 
 
-def card_criteria():
-    choices = of_default("exit-criteria")["choices"]
+def card_criteria(model):
+    choices = of_model(model, f"exit-criteria-{model}")["choices"]
     names = [name for name in dict.fromkeys(one["criterion"] for one in choices) if name != "entropy"]
     points = dict.fromkeys(one["points"] for one in choices)
     found = {(one["points"], one["criterion"]): one["test"] for one in choices}
@@ -225,6 +255,12 @@ def card_criteria():
                             for name in names)]
             for each in points]
     return table(["target", f"{names[0]}: lost, of all MACs", *names[1:]], rows)
+
+
+def card(model):
+    makers = {"accuracy": card_accuracy, "cascade": card_cascade, "targets": card_targets,
+              "criteria": card_criteria}
+    return {name: functools.partial(make, model) for name, make in makers.items()}
 
 
 TABLES = {
@@ -238,12 +274,7 @@ TABLES = {
         "links": links,
         "network": network,
     },
-    "weights/resnet20b.md": {
-        "accuracy": card_accuracy,
-        "cascade": card_cascade,
-        "targets": card_targets,
-        "criteria": card_criteria,
-    },
+    **{f"weights/{model}.md": card(model) for model in MODELS},
 }
 
 
