@@ -159,9 +159,10 @@ void Settings::warn_of_unknown_variables() const {
     const bool known = std::ranges::any_of(app_.get_options({}), [&](const CLI::Option* option) {
       return !key_of(*option).empty() && variable(key_of(*option)) == name;
     });
-    if (!known)
-      complain("WARNING: " + name + ": wanted an option of offramp " + app_.get_name() + " after " +
-               prefix + ", found none; it has no effect");
+    if (known) continue;
+    std::string message = "WARNING: " + name + ": wanted an option of offramp ";
+    message += app_.get_name() + " after " + prefix + ", found none; it has no effect";
+    complain(message);
   }
 }
 
