@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdint>
 #include <fstream>
 #include <system_error>
 
 #include "engine/error.h"
-#include "engine/safetensors.h"
+#include "engine/file.h"
 
 namespace offramp {
 namespace {
@@ -35,8 +36,8 @@ class CifarDataset final : public Dataset {
   static constexpr std::size_t kClasses = 10;
 
   CifarDataset(const fs::path& path, const std::vector<std::string>& classes)
-      : file_(MappedFile::open(path)), file_name_(path.filename().string()) {
-    const std::size_t bytes = file_.bytes().size();
+      : file_(read_file(path)), file_name_(path.filename().string()) {
+    const std::size_t bytes = file_.size();
     if (bytes == 0 || bytes % kRecord != 0) {
       throw bad_data(path, "records of " + std::to_string(kRecord) + " bytes",
                      std::to_string(bytes) + " bytes");
@@ -50,7 +51,7 @@ class CifarDataset final : public Dataset {
     }
   }
 
-  std::size_t size() const override { return file_.bytes().size() / kRecord; }
+  std::size_t size() const override { return file_.size() / kRecord; }
   int label(std::size_t index) const override { return record(index)[0]; }
   std::string name(std::size_t index) const override {
     return file_name_ + "#" + std::to_string(index);
@@ -84,10 +85,10 @@ class CifarDataset final : public Dataset {
   }
 
   std::span<const std::uint8_t> record(std::size_t index) const {
-    return file_.bytes().subspan(index * kRecord, kRecord);
+    return std::span<const std::uint8_t>(file_).subspan(index * kRecord, kRecord);
   }
 
-  MappedFile file_;
+  std::vector<std::uint8_t> file_;
   std::string file_name_;
 };
 

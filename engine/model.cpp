@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/error.h"
+#include "engine/file.h"
 #include "engine/json_reader.h"
 #include "engine/model_graph.h"
 #include "engine/rule_table.h"
@@ -111,11 +112,6 @@ void check_logits(const Graph& graph, std::size_t classes, const std::string& or
 
 }  // namespace
 
-Model::Model() = default;
-Model::Model(Model&&) noexcept = default;
-Model& Model::operator=(Model&&) noexcept = default;
-Model::~Model() = default;
-
 std::string full_id(const ModelId& id) { return hexadecimal(id); }
 
 std::string short_id(const ModelId& id) { return hexadecimal(std::span(id).first(8)); }
@@ -162,8 +158,8 @@ Model parse_model(std::span<const std::uint8_t> file, const std::string& origin)
 }
 
 Model load_model(const std::filesystem::path& path) {
-  auto file = std::make_unique<const MappedFile>(MappedFile::open(path));
-  Model model = parse_model(file->bytes(), path.string());
+  std::vector<std::uint8_t> file = read_file(path);
+  Model model = parse_model(file, path.string());
   model.file = std::move(file);
   return model;
 }

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,8 +34,6 @@ std::string short_id(const ModelId& id);
 /// All of it.
 std::string full_id(const ModelId& id);
 
-class MappedFile;
-
 struct Model {
   std::string name;
   Graph graph;  ///< its weights point into `file`
@@ -45,19 +42,18 @@ struct Model {
   std::vector<Target> targets;  ///< other rules than those of the graph's exits, by name
   ModelId id{};
   std::uint64_t file_bytes = 0;
-  std::unique_ptr<const MappedFile> file;
+  std::vector<std::uint8_t> file;
 
-  Model();
-  Model(Model&&) noexcept;
-  Model& operator=(Model&&) noexcept;
-  ~Model();
+  Model() = default;
+  Model(Model&&) = default;
+  Model& operator=(Model&&) = default;
 };
 
 /// Checks a model that lies in memory, aligned for floats; the result borrows its weights from
 /// there. `origin` names it in errors. Throws Error{kBadModel}.
 Model parse_model(std::span<const std::uint8_t> file, const std::string& origin);
 
-/// Maps and checks a model file. Throws Error{kMissingInput} or Error{kBadModel}.
+/// Reads and checks a model file. Throws Error{kMissingInput} or Error{kBadModel}.
 Model load_model(const std::filesystem::path& path);
 
 }  // namespace offramp

@@ -1,16 +1,10 @@
 #include "engine/safetensors.h"
 
-#include <fcntl.h>
 #include <sodium.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cassert>
-#include <cerrno>
-#include <cstring>
 #include <string_view>
 #include <utility>
 
@@ -25,17 +19,6 @@ using nlohmann::json;
 static_assert(std::endian::native == std::endian::little, "tensors are read in place");
 
 constexpr std::size_t kLengthBytes = 8;
-
-// Closes a descriptor at the end of its scope.
-struct Descriptor {
-  explicit Descriptor(int descriptor) : fd(descriptor) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-  int fd;
-};
 
 std::uint64_t header_length(std::span<const std::uint8_t> file, const std::string& origin) {
   if (file.size() < kLengthBytes) {
@@ -149,43 +132,6 @@ std::map<std::string, std::string> read_metadata(const json& entry, const std::s
 }
 
 }  // namespace
-
-MappedFile MappedFile::open(const std::filesystem::path& path) {
-  const auto refuse = [&](const std::string& found) {
-    return Error(ErrorKind::kMissingInput, path.string() + ": wanted a file, found " + found);
-  };
-  // O_NONBLOCK: opening a pipe without a writer must not wait for one.
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.fd < 0) {
-    const int why = errno;
-    throw refuse(why == ENOENT ? std::string("none") : std::string(std::strerror(why)));
-  }
-  struct stat status {};
-  if (::fstat(file.fd, &status) != 0) throw refuse(std::strerror(errno));
-  if (S_ISDIR(status.st_mode)) throw refuse("a folder");
-  if (!S_ISREG(status.st_mode)) throw refuse("something that is not a regular file");
-  const auto size = static_cast<std::size_t>(status.st_size);
-  if (size == 0) return {nullptr, 0};
-  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
-  if (data == MAP_FAILED) {
-    throw Error(ErrorKind::kSystem, path.string() + ": wanted to map " + std::to_string(size) +
-                                        " bytes, found " + std::strerror(errno));
-  }
-  return {static_cast<const std::uint8_t*>(data), size};
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::uint8_t*>(data_), size_);
-}
 
 std::string to_string(std::span<const std::int64_t> shape) {
   std::string text = "[";

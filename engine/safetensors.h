@@ -1,39 +1,15 @@
-// Files mapped into memory, and a strict reader of the safetensors format (weights/FORMAT.md).
+// A strict reader of the safetensors format (weights/FORMAT.md).
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <map>
 #include <span>
 #include <string>
 #include <vector>
 
 namespace offramp {
-
-/// A whole regular file, mapped read-only for as long as the object lives. Move-only.
-class MappedFile {
- public:
-  /// Throws Error{kMissingInput} when there is no such file, it may not be read, or it is a folder
-  /// or a device; Error{kSystem} when it cannot be mapped. An empty file maps to an empty span.
-  static MappedFile open(const std::filesystem::path& path);
-
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
-  ~MappedFile();
-
-  /// Starts at a page boundary.
-  std::span<const std::uint8_t> bytes() const { return {data_, size_}; }
-
- private:
-  MappedFile(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-
-  const std::uint8_t* data_ = nullptr;
-  std::size_t size_ = 0;
-};
 
 /// Longest header accepted, in bytes.
 inline constexpr std::uint64_t kMaxHeaderBytes = 1024 * 1024;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/cascade.h"
+#include "engine/file.h"
 #include "engine/interpreter.h"
 #include "engine/model.h"
 #include "engine/passes.h"
@@ -29,8 +30,8 @@ const std::filesystem::path kWeights = std::filesystem::path(OFFRAMP_SOURCE_DIR)
 struct Golden {
   std::string stem;
   Model model = load_model(kWeights / (stem + ".safetensors"));
-  MappedFile file = MappedFile::open(kWeights / (stem + ".golden.safetensors"));
-  Safetensors contents = parse_safetensors(file.bytes(), "golden");
+  std::vector<std::uint8_t> file = read_file(kWeights / (stem + ".golden.safetensors"));
+  Safetensors contents = parse_safetensors(file, "golden");
 
   std::span<const float> tensor(const std::string& name) const {
     return contents.tensors.at(name).data;

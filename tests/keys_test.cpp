@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/file.h"
 #include "net/allow_list.h"
 #include "net/next_keys.h"
 #include "tests/test_files.h"
@@ -26,7 +27,7 @@ unsigned mode_of(const fs::path& path) {
 }
 
 std::string text_of(const fs::path& path) {
-  const testing::Bytes bytes = testing::read_file(path);
+  const testing::Bytes bytes = read_file(path);
   return {bytes.begin(), bytes.end()};
 }
 

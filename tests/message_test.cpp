@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 
+#include "engine/file.h"
 #include "net/tensor_codec.h"
 #include "tests/test_files.h"
 #include "tests/test_wire.h"
@@ -438,7 +439,7 @@ TEST_CASE("message: a fault's text is bounded and printable") {
 TEST_CASE("message: the bytes of tests/fixtures/wire") {
   const std::filesystem::path folder =
       std::filesystem::path(OFFRAMP_SOURCE_DIR) / "tests" / "fixtures" / "wire";
-  const testing::Bytes text = testing::read_file(folder / "messages.json");
+  const testing::Bytes text = read_file(folder / "messages.json");
   const nlohmann::json wanted = nlohmann::json::parse(text.begin(), text.end());
   const auto not_written_so = wanted["not_written_so"].get<std::set<std::string>>();
   const DecodeLimits limits{.max_payload_bytes = wanted["limits"]["payload"],

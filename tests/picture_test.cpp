@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "engine/file.h"
 #include "engine/resize.h"
 #include "tests/test_files.h"
 
@@ -94,7 +95,7 @@ TEST_CASE("pictures of every kind become the RGB that Pillow reads") {
     const Picture picture = read_picture(fixture(name));
     CHECK(picture.width == 27);
     CHECK(picture.height == 20);
-    CHECK(picture.rgb == testing::read_file(fixture(name + ".rgb")));
+    CHECK(picture.rgb == read_file(fixture(name + ".rgb")));
   }
 }
 
@@ -111,8 +112,7 @@ TEST_CASE("JPEG pictures differ from libjpeg's decoding by rounding only") {
     const Picture picture = read_picture(fixture(c.name));
     CHECK(picture.width == 27);
     CHECK(picture.height == 20);
-    CHECK(largest_difference(picture.rgb, testing::read_file(fixture(c.name + ".rgb"))) <=
-          c.tolerance);
+    CHECK(largest_difference(picture.rgb, read_file(fixture(c.name + ".rgb"))) <= c.tolerance);
   }
 }
 
@@ -125,9 +125,9 @@ TEST_CASE("files that are not pictures of ours are refused by name") {
   check_refused({}, "an empty file");
   check_refused({'h', 'e', 'l', 'l', 'o'}, "68 65 6c 6c");
   check_refused({0xff}, "ff");
-  check_refused(testing::read_file(fixture("bad_gif.png")), "GIF");
-  check_refused(testing::read_file(fixture("bad_16_bit.png")), "found 16");
-  check_refused(testing::read_file(fixture("bad_cmyk.jpg")), "found 4");
+  check_refused(read_file(fixture("bad_gif.png")), "GIF");
+  check_refused(read_file(fixture("bad_16_bit.png")), "found 16");
+  check_refused(read_file(fixture("bad_cmyk.jpg")), "found 4");
 }
 
 TEST_CASE("missing files and folders are told apart") {
@@ -149,7 +149,7 @@ TEST_CASE("every truncation of every kind of picture is refused") {
   for (const char* name :
        {"baseline.jpg", "progressive.jpg", "rgb.png", "palette.png", "rgb.bmp"}) {
     CAPTURE(name);
-    const Bytes whole = testing::read_file(fixture(name));
+    const Bytes whole = read_file(fixture(name));
     for (std::size_t length = 0; length < whole.size(); ++length) {
       const Bytes part(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));
       CHECK_THROWS_AS(decode_picture(part, name), Error);
@@ -159,7 +159,7 @@ TEST_CASE("every truncation of every kind of picture is refused") {
 
 TEST_CASE("every bit flip of a PNG is refused, and of a JPEG or BMP survived") {
   const auto flipped_ones_read = [](const char* name) {
-    Bytes file = testing::read_file(fixture(name));
+    Bytes file = read_file(fixture(name));
     int read = 0;
     for (std::size_t bit = 0; bit < file.size() * 8; ++bit) {
       file[bit / 8] ^= static_cast<std::uint8_t>(1u << (bit % 8));
@@ -188,14 +188,14 @@ TEST_CASE("huge pictures are refused before memory is taken") {
   // Enough compressed bytes to be plausible, but more to decode than may be held at once.
   check_refused(png(ihdr(4096, 4096, 8, 6), Bytes(80'000)), "60 MiB");
 
-  Bytes jpeg = testing::read_file(fixture("baseline.jpg"));
+  Bytes jpeg = read_file(fixture("baseline.jpg"));
   const std::size_t size = behind_marker(jpeg, 0xc0) + 3;
   jpeg[size] = jpeg[size + 2] = 0x0f;
   check_refused(jpeg, "too few to hold them");
   jpeg[size] = jpeg[size + 2] = 0xea;
   check_refused(jpeg, "59931 x 59924");
 
-  Bytes bmp = testing::read_file(fixture("rgb.bmp"));
+  Bytes bmp = read_file(fixture("rgb.bmp"));
   bmp[19] = 0x10;
   check_refused(bmp, "a whole BMP");
   bmp[20] = 1;
@@ -233,7 +233,7 @@ TEST_CASE("a stream that inflates to more than its picture stays within the budg
 }
 
 TEST_CASE("JPEG files that point stb_image out of its tables are refused") {
-  const Bytes good = testing::read_file(fixture("baseline.jpg"));
+  const Bytes good = read_file(fixture("baseline.jpg"));
   CHECK_NOTHROW(decode_picture(good, "x"));
   const std::size_t dht = behind_marker(good, 0xc4);
   const std::size_t sos = behind_marker(good, 0xda);
@@ -279,7 +279,7 @@ TEST_CASE("resizing agrees with Pillow bit for bit") {
     const Picture result = resize(random_picture(width, height, 1), to_width, to_height);
     CHECK(result.width == to_width);
     CHECK(result.height == to_height);
-    CHECK(result.rgb == testing::read_file(fixture(name)));
+    CHECK(result.rgb == read_file(fixture(name)));
   }
 }
 
@@ -316,7 +316,7 @@ TEST_CASE("preprocessing agrees with torchvision bit for bit") {
                          .std = {0.229f, 0.224f, 0.225f}};
     std::vector<float> input(how.input.elements());
     preprocess(random_picture(c.width, c.height, 1), how, input.data());
-    const Bytes wanted = testing::read_file(fixture(name));
+    const Bytes wanted = read_file(fixture(name));
     REQUIRE(wanted.size() == input.size() * sizeof(float));
     CHECK(std::memcmp(wanted.data(), input.data(), wanted.size()) == 0);
   }

@@ -170,17 +170,5 @@ TEST_CASE("every truncation is refused") {
   }
 }
 
-TEST_CASE("mapped files move, and stay mapped") {
-  const testing::TempDir dir;
-  MappedFile first = MappedFile::open(dir.write("one", "content"));
-  MappedFile second = std::move(first);
-  CHECK(first.bytes().empty());  // NOLINT(bugprone-use-after-move): what the move leaves behind
-  REQUIRE(second.bytes().size() == 7);
-  std::filesystem::remove(dir.path() / "one");
-  CHECK(second.bytes()[6] == 't');
-  second = MappedFile::open(dir.write("two", ""));
-  CHECK(second.bytes().empty());
-}
-
 }  // namespace
 }  // namespace offramp

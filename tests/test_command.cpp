@@ -6,6 +6,7 @@
 #include <sstream>
 #include <utility>
 
+#include "engine/file.h"
 #include "net/keys.h"
 
 namespace offramp::testing {

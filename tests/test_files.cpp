@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -79,12 +78,6 @@ std::filesystem::path TempDir::write(const std::string& name,
 
 std::filesystem::path TempDir::write(const std::string& name, std::string_view text) const {
   return write(name, std::span(reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
-}
-
-Bytes read_file(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path.string());
-  return Bytes(std::istreambuf_iterator<char>(file), {});
 }
 
 Bytes safetensors_file(std::string header, std::span<const std::uint8_t> data) {

@@ -33,8 +33,6 @@ class TempDir {
   std::filesystem::path path_;
 };
 
-Bytes read_file(const std::filesystem::path& path);
-
 struct TestTensor {
   std::vector<std::int64_t> shape;
   std::vector<float> data;

@@ -2,6 +2,7 @@
 
 #include <sstream>
 
+#include "engine/file.h"
 #include "net/bytes.h"
 #include "net/tensor_codec.h"
 
