@@ -5,9 +5,11 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <httplib.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <iterator>
@@ -77,6 +79,18 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
+  /// All that comes until the other side closes, or for so long.
+  std::string receive() const {
+    std::string all;
+    std::array<char, 4096> piece{};
+    pollfd item{.fd = socket_, .events = POLLIN, .revents = 0};
+    while (poll(&item, 1, static_cast<int>(kPatience.count())) > 0) {
+      const ssize_t got = recv(socket_, piece.data(), piece.size(), 0);
+      if (got <= 0) break;
+      all.append(piece.data(), static_cast<std::size_t>(got));
+    }
+    return all;
+  }
   /// False when it cannot be sent now, or ever.
   bool send(const std::string& text) const {
     return ::send(socket_, text.data(), text.size(), MSG_NOSIGNAL) > 0;
@@ -210,6 +224,40 @@ TEST_CASE("HTTP clients that hang, flood or never read cost no answer, and other
   flood.join();
   hung.clear();
   CHECK(eventually([&] { return get(at, "/metrics").status == 200; }, kPatience, kInterval));
+  CHECK(edge.stop().code == 0);
+}
+
+TEST_CASE(
+    "no header of an HTTP request changes the answer or harms the node, and it takes no bodies") {
+  const Site site;
+  MeteredEdge edge(site);
+  const auto answer = [&](const std::string& request) {
+    const Connection connection(edge.metrics);
+    CHECK(eventually([&] { return connection.send(request); }, kPatience, kInterval));
+    return connection.receive();
+  };
+  std::string ranges = "0-0";
+  while (ranges.size() < 8000) ranges += ",0-0";
+  for (const std::string& header :
+       {"Range: bytes=" + ranges, std::string("Range: bytes=99999999999999999999-"),
+        std::string("Range: bytes=18446744073709551615-"), std::string("Range: bytes=-"),
+        std::string("range: bytes=5-2"), std::string("Content-Encoding: gzip"),
+        std::string("Content-Length: 99999999999999999999"), std::string("Expect: 100-continue"),
+        std::string("Transfer-Encoding: chunked")}) {
+    CAPTURE(header);
+    const std::string got = answer("GET /health/live HTTP/1.1\r\n" + header + "\r\n\r\n");
+    CHECK(got.starts_with("HTTP/1.1 200 "));
+    CHECK(got.ends_with("\r\n\r\nok\n"));
+  }
+  CHECK(answer("HEAD /metrics HTTP/1.0\n\n").starts_with("HTTP/1.1 200 "));
+  for (const char* method : {"POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PRI"}) {
+    CAPTURE(method);
+    const std::string got = answer(std::string(method) +
+                                   " /metrics HTTP/1.1\r\nContent-Encoding: gzip\r\n"
+                                   "Transfer-Encoding: chunked\r\n\r\n");
+    CHECK(got.starts_with("HTTP/1.1 405 "));
+    CHECK(got.find("Allow: GET, HEAD\r\n") != std::string::npos);
+  }
   CHECK(edge.stop().code == 0);
 }
 

@@ -33,19 +33,34 @@ constexpr int kNiceness = 10;
 constexpr std::chrono::milliseconds kNotReadyAfter{3000};
 constexpr std::chrono::milliseconds kNotLiveAfter{10000};
 
-/// One connection, bounded in time and in what it may send.
+/// One connection, bounded in time and in what it may send. Of that the library sees the request
+/// line alone: no header changes what a node tells, and some of them cost or break much.
 class BoundedStream final : public httplib::Stream {
  public:
   explicit BoundedStream(socket_t socket)
       : socket_(socket), ends_(Clock::now() + kConnectionTime) {}
 
-  bool is_readable() const override { return begin_ < end_ || ready(POLLIN); }
+  /// False when the client has not sent the whole head of a request.
+  bool read_head() {
+    std::array<char, 1024> piece{};
+    while (head_.find("\n\r\n") == std::string::npos && head_.find("\n\n") == std::string::npos) {
+      if (head_.size() >= kMostBytesRead || !ready(POLLIN)) return false;
+      const ssize_t got = recv(socket_, piece.data(), piece.size(), MSG_DONTWAIT);
+      if (got <= 0) return false;
+      head_.append(piece.data(), static_cast<std::size_t>(got));
+    }
+    head_.resize(head_.find('\n'));
+    if (head_.ends_with('\r')) head_.pop_back();
+    head_ += "\r\n\r\n";
+    return true;
+  }
+
+  bool is_readable() const override { return begin_ < head_.size(); }
   bool is_writable() const override { return ready(POLLOUT); }
 
   ssize_t read(char* to, std::size_t size) override {
-    if (begin_ == end_ && !fill()) return -1;
-    const std::size_t count = std::min(size, end_ - begin_);
-    std::copy_n(buffer_.data() + begin_, count, to);
+    if (begin_ == head_.size()) return -1;
+    const std::size_t count = head_.copy(to, size, begin_);
     begin_ += count;
     return static_cast<ssize_t>(count);
   }
@@ -67,22 +82,10 @@ class BoundedStream final : public httplib::Stream {
     return left > 0 && poll(&item, 1, static_cast<int>(left)) > 0;
   }
 
-  bool fill() {
-    if (left_ == 0 || !ready(POLLIN)) return false;
-    const ssize_t got =
-        recv(socket_, buffer_.data(), std::min(buffer_.size(), left_), MSG_DONTWAIT);
-    if (got <= 0) return false;
-    begin_ = 0;
-    end_ = static_cast<std::size_t>(got);
-    left_ -= end_;
-    return true;
-  }
-
   socket_t socket_;
   Clock::time_point ends_;
-  std::array<char, 1024> buffer_{};
-  std::size_t begin_ = 0, end_ = 0;
-  std::size_t left_ = kMostBytesRead;
+  std::string head_;
+  std::size_t begin_ = 0;  ///< what of it has been read
 };
 
 /// The connections that are open. More than the threads can serve are not even accepted.
@@ -152,7 +155,13 @@ class Server final : public httplib::Server {
  public:
   explicit Server(Connections& connections) : connections_(connections) {
     new_task_queue = [&connections] { return new Pool(connections); };
-    set_payload_max_length(kMostBytesRead);
+    set_pre_routing_handler([](const httplib::Request& request, httplib::Response& response) {
+      using enum httplib::Server::HandlerResponse;
+      if (request.method == "GET" || request.method == "HEAD") return Unhandled;
+      response.status = 405;
+      response.set_header("Allow", "GET, HEAD");
+      return Handled;
+    });
     // Not SO_REUSEPORT, with which a second node would share the port without a word.
     set_socket_options([](socket_t socket) {
       const int yes = 1;
@@ -166,7 +175,7 @@ class Server final : public httplib::Server {
     connections_.open(socket);
     BoundedStream stream(socket);
     bool closed = false;
-    const bool served = process_request(stream, true, closed, nullptr);
+    const bool served = stream.read_head() && process_request(stream, true, closed, nullptr);
     connections_.close(socket);
     return served;
   }

@@ -2,8 +2,8 @@
 // starts and stops it.
 //
 // A few threads of its own, with less priority than those that compute. Each connection gets one
-// answer within two seconds and may send 16 KiB; where there are more than threads, the oldest is
-// closed for the newest.
+// answer, to GET or HEAD, within two seconds and may send 16 KiB, of which nothing counts but the
+// request line; where there are more than threads, the oldest is closed for the newest.
 #pragma once
 
 #include <functional>
