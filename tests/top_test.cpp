@@ -2,11 +2,16 @@
 
 #include <doctest/doctest.h>
 #include <httplib.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/test_site.h"
@@ -38,6 +43,46 @@ class Page {
  private:
   httplib::Server server_;
   int port_ = 0;
+  std::jthread thread_;
+};
+
+/// A TCP server that begins an answer for everybody and never ends it.
+class Drip {
+ public:
+  explicit Drip(std::string begun) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    REQUIRE(bind(socket_, reinterpret_cast<const sockaddr*>(&at), size) == 0);
+    REQUIRE(listen(socket_, 8) == 0);
+    REQUIRE(getsockname(socket_, reinterpret_cast<sockaddr*>(&at), &size) == 0);
+    port_ = ntohs(at.sin_port);
+    thread_ = beside([this, begun = std::move(begun)](const std::stop_token& stop) {
+      std::vector<int> clients;
+      while (!stop.stop_requested()) {
+        pollfd item{.fd = socket_, .events = POLLIN, .revents = 0};
+        if (poll(&item, 1, 100) > 0) {
+          clients.push_back(accept(socket_, nullptr, nullptr));
+          send(clients.back(), begun.data(), begun.size(), MSG_NOSIGNAL);
+        }
+        for (const int client : clients) send(client, "x", 1, MSG_NOSIGNAL);
+      }
+      for (const int client : clients) close(client);
+    });
+  }
+  ~Drip() {
+    thread_.request_stop();
+    thread_.join();
+    close(socket_);
+  }
+  Drip(const Drip&) = delete;
+  Drip& operator=(const Drip&) = delete;
+
+  std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
+
+ private:
+  int socket_, port_ = 0;
   std::jthread thread_;
 };
 
@@ -106,6 +151,37 @@ more nonsense
   const Page other("hello\n");
   CHECK(offramp({"top", "--once", "--interval", "50ms", other.address()}).out.find("not a node") !=
         std::string::npos);
+}
+
+TEST_CASE("top shows no escape sequence of a page, and no count below 0") {
+  const Page page(
+      "offramp_info{tier=\"edge\\n\033[2J\",model=\"\302\2332J\\r\"} 1\n"
+      "offramp_answers_total{exit=\"\033]0;x\a\",reason=\"ok\"} -5\n"
+      "offramp_queue_depth NaN\n"
+      "offramp_in_work 1e300\n"
+      "offramp_audit_asked_total -1\n");
+  const Finished table = offramp({"top", "--once", "--interval", "50ms", page.address()});
+  CAPTURE(table.out);
+  CHECK(table.code == 0);
+  REQUIRE(lines(table.out).size() >= 2);
+  CHECK(lines(table.out)[1].starts_with("edge??[2J "));
+  for (const char* obeyed : {"\033", "\a", "\r", "\302\233"})
+    CHECK(table.out.find(obeyed) == std::string::npos);
+  const Finished json = offramp({"top", "--once", "--json", "--interval", "50ms", page.address()});
+  CHECK(Json::parse(json.out).at(0).at("audit").is_null());
+}
+
+TEST_CASE("health and top end though an answer never does") {
+  // One byte now and then: of the first line, of headers, of the text.
+  for (const std::string& begun : {std::string(), std::string("HTTP/1.1 200 OK\r\n"),
+                                   std::string("HTTP/1.1 200 OK\r\n\r\n")}) {
+    CAPTURE(begun);
+    Drip drip(begun);
+    const auto start = std::chrono::steady_clock::now();
+    check_refusal(offramp({"health", drip.address()}), kUnavailable, "no answer");
+    CHECK(offramp({"top", "--once", "--interval", "50ms", drip.address()}).code == kUnavailable);
+    CHECK(std::chrono::steady_clock::now() - start < seconds(30));
+  }
 }
 
 TEST_CASE("top goes on until Ctrl-C, and ends cleanly") {

@@ -24,7 +24,7 @@ using Json = nlohmann::ordered_json;
 using Views = std::vector<TierView>;
 using std::chrono::milliseconds;
 
-std::string whole(double count) { return format_grouped(static_cast<std::uint64_t>(count)); }
+std::string whole(double count) { return format_grouped(whole_count(count)); }
 
 std::string shares_text(const std::map<std::string, double>& counts, double all) {
   std::string text;

@@ -41,14 +41,6 @@ int write_all(int descriptor, std::string_view text) {
   return 0;
 }
 
-/// A file's name may hold a newline or an escape sequence; a message is one harmless line.
-std::string harmless(const std::string& text) {
-  std::string line = text;
-  const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
-  std::replace_if(line.begin(), line.end(), control, '?');
-  return line;
-}
-
 /// Code points, taken for columns.
 std::size_t width_of(const std::string& text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
@@ -63,6 +55,17 @@ std::string printed(const char* format, double value) {
 }
 
 }  // namespace
+
+std::string harmless(const std::string& text) {
+  std::string line = text;
+  const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
+  std::replace_if(line.begin(), line.end(), control, '?');
+  // U+0080 to U+009F, which some terminals obey as well.
+  for (std::size_t i = 0; i + 1 < line.size(); ++i)
+    if (line[i] == '\xC2' && static_cast<unsigned char>(line[i + 1]) < 0xA0)
+      line.replace(i, 2, "?");
+  return line;
+}
 
 void print(std::string_view text) {
   const int error = write_all(STDOUT_FILENO, text);
@@ -116,6 +119,7 @@ Table::Table(std::vector<Column> columns) : columns_(std::move(columns)) {
 
 void Table::add(std::vector<std::string> cells, Style style) {
   for (std::size_t i = 0; i < cells.size(); ++i) {
+    cells[i] = harmless(cells[i]);
     columns_[i].width = std::max(columns_[i].width, width_of(cells[i]));
   }
   rows_.push_back({std::move(cells), style});

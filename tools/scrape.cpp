@@ -3,11 +3,18 @@
 #include <httplib.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <cmath>
+#include <condition_variable>
 #include <limits>
+#include <mutex>
 #include <sstream>
+#include <stop_token>
+#include <thread>
 #include <utility>
+
+#include "tools/output.h"
 
 namespace offramp::cli {
 namespace {
@@ -21,6 +28,27 @@ struct Page {
   std::string problem;  ///< why there is none
 };
 
+/// Ends what a client does when its time is over, whatever comes until then.
+class Deadline {
+ public:
+  Deadline(httplib::Client& client, std::chrono::milliseconds time)
+      : watch_([this, &client, time](const std::stop_token& done) {
+          std::unique_lock lock(mutex_);
+          ended_.wait_for(lock, done, time, [] { return false; });
+          if (done.stop_requested()) return;
+          passed_ = true;
+          client.stop();
+        }) {}
+
+  bool passed() const { return passed_; }
+
+ private:
+  std::atomic<bool> passed_{false};
+  std::mutex mutex_;
+  std::condition_variable_any ended_;
+  std::jthread watch_;
+};
+
 /// Within about two seconds.
 Page get(const HttpAddress& address, const std::string& path) {
   httplib::Client client(address.host, address.port);
@@ -28,12 +56,14 @@ Page get(const HttpAddress& address, const std::string& path) {
   client.set_read_timeout(kPatience);
   client.set_write_timeout(kPatience);
   Page page;
-  const auto until = std::chrono::steady_clock::now() + 2 * kPatience;
+  const Deadline deadline(client, 2 * kPatience);
   const httplib::Result result = client.Get(path, [&](const char* data, std::size_t size) {
     page.body.append(data, size);
-    return page.body.size() <= kMostBytes && std::chrono::steady_clock::now() < until;
+    return page.body.size() <= kMostBytes;
   });
-  if (result)
+  // What ends with the connection, as an answer without a length, is whole only if it ended by
+  // itself.
+  if (result && !deadline.passed())
     page.status = result->status;
   else
     page.problem = result.error() == httplib::Error::Connection ? "unreachable" : "no answer";
@@ -56,7 +86,7 @@ bool read_labels(const std::string& text, std::size_t& at, Metrics::Labels& labe
         value += text[at] == 'n' ? '\n' : text[at];
       }
     }
-    labels[name] = value;
+    labels[harmless(name)] = harmless(value);
     ++at;
     if (at >= text.size()) return false;
     if (text[at] == '}') break;
@@ -144,6 +174,11 @@ std::string Metrics::label(const std::string& name, const std::string& label) co
   return found == all.front().labels.end() ? std::string() : found->second;
 }
 
+std::uint64_t whole_count(double value) {
+  constexpr double kMost = 1e18;
+  return value > 0.0 ? static_cast<std::uint64_t>(std::min(value, kMost)) : 0;
+}
+
 std::optional<double> percentile(const Metrics& before, const Metrics& now,
                                  const std::string& histogram, double share) {
   std::map<double, double> buckets = buckets_of(now, histogram);
@@ -205,12 +240,12 @@ TierView view_of(const HttpAddress& address, const Reading& before, const Readin
   view.expired = all("offramp_expired_total");
   view.malformed = all("offramp_malformed_total");
   view.denied = all("offramp_denied_total");
-  const auto count = [](double value) { return static_cast<std::uint64_t>(value); };
-  view.audits = {.asked = count(all("offramp_audit_asked_total")),
-                 .checked = count(all("offramp_audit_checked_total")),
-                 .agreed = count(metrics.sum("offramp_audit_checked_total", {{"agrees", "yes"}})),
-                 .right = all("offramp_audit_right_total"),
-                 .sent_bytes = count(all("offramp_audit_sent_bytes_total"))};
+  view.audits = {
+      .asked = whole_count(all("offramp_audit_asked_total")),
+      .checked = whole_count(all("offramp_audit_checked_total")),
+      .agreed = whole_count(metrics.sum("offramp_audit_checked_total", {{"agrees", "yes"}})),
+      .right = all("offramp_audit_right_total"),
+      .sent_bytes = whole_count(all("offramp_audit_sent_bytes_total"))};
   view.queue = all("offramp_queue_depth");
   view.in_work = all("offramp_in_work");
   view.away = all("offramp_away");

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -36,6 +37,9 @@ class Metrics {
  private:
   std::map<std::string, std::vector<Sample>> samples_;
 };
+
+/// A counter's value. What is none, as negative or no number, is 0.
+std::uint64_t whole_count(double value);
 
 /// The value below which `share` of what was observed between two readings lies, by interpolation
 /// within its bucket; none when nothing was observed. `before` may be empty.
