@@ -1,5 +1,9 @@
 #include "net/fronts.h"
 
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #include <array>
@@ -13,7 +17,39 @@ namespace {
 // Messages thrown away at once, before the loop gets to do something else: they may be large.
 constexpr int kMostRefused = 64;
 
+/// True when something takes connections at the socket file `path`.
+bool is_served(const std::string& path) {
+  sockaddr_un address{};
+  if (path.size() >= sizeof address.sun_path) return false;
+  address.sun_family = AF_UNIX;
+  path.copy(static_cast<char*>(address.sun_path), path.size());
+  const int caller = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (caller < 0) return false;
+  const bool served =
+      connect(caller, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+      errno == EAGAIN;  // more wait there than it has let in
+  ::close(caller);
+  return served;
+}
+
+/// ZeroMQ removes what is at the path, whatever it is. What a node left behind that was killed may
+/// go, a file or the socket of one that runs may not.
+void require_free_path(const std::string& endpoint) {
+  const std::string path = endpoint.substr(endpoint.find("://") + 3);
+  struct stat found {};
+  if (lstat(path.c_str(), &found) != 0) return;  // bind says so, if that is wrong
+  const char* why = nullptr;
+  if (!S_ISSOCK(found.st_mode))
+    why = "a file that is no socket";
+  else if (is_served(path))
+    why = "somebody who listens there";
+  if (why != nullptr)
+    throw Error(ErrorKind::kUnavailable,
+                endpoint + ": wanted an address to listen on, found: " + why);
+}
+
 void bind(ZmqSocket& socket, const std::string& endpoint) {
+  if (is_ipc(endpoint)) require_free_path(endpoint);
   if (zmq_bind(socket.get(), endpoint.c_str()) == 0) return;
   const int error = zmq_errno();
   const std::string why = zmq_strerror(error);

@@ -235,6 +235,14 @@ TEST_CASE("a node takes all the descriptors that it may have") {
   CHECK(soft == hard);
 }
 
+TEST_CASE("a node says so where it may have hardly any descriptors") {
+  const KeySite site;
+  Process edge({"/bin/sh", "-c", R"(ulimit -n 12; exec "$0" "$@")", OFFRAMP_BINARY, "node",
+                "--model", site.model, "--tier", "edge", "--listen", "127.0.0.1:0", "--keys",
+                site.path("edge")});
+  check_refusal(edge.finish(), static_cast<int>(ErrorKind::kSystem), "found 12");
+}
+
 TEST_CASE("plaintext has to be asked for, is told of loudly, and stays on the machine") {
   const KeySite site;
   const std::vector<std::string> node = {OFFRAMP_BINARY, "node",   "--model",
@@ -269,6 +277,36 @@ TEST_CASE("--insecure: warned of on both sides, and served") {
   const Finished stopped = edge.stop();
   CHECK(stopped.code == 0);
   CHECK(holds(stopped.err, "WARNING: --insecure: "));
+}
+
+TEST_CASE("a path is taken from nobody: not from a file, not from a node that runs") {
+  const KeySite site;
+  const std::string file = site.path("edge.socket"), path = "ipc://" + file;
+  const std::vector<std::string> node = {"node", "--model",  site.model, "--tier",
+                                         "edge", "--listen", path};
+  const std::vector<std::string> run = site.ask(path, {"--wait", "10s"});
+
+  std::ofstream(file) << "precious";
+  check_refusal(offramp(node), kUnavailable, "no socket");
+  CHECK(text_of(file) == "precious");
+  fs::remove(file);
+  fs::create_symlink(site.model, file);
+  check_refusal(offramp(node), kUnavailable, "no socket");
+  CHECK(fs::is_symlink(file));
+  fs::remove(file);
+
+  Process first(command(node));
+  REQUIRE(first.wait_for("listening on " + path, seconds(20)));
+  check_refusal(offramp(node), kUnavailable, "somebody who listens there");
+  CHECK(status(offramp(run)) == "ok");
+  first.signal(SIGKILL);
+  static_cast<void>(first.finish());
+  REQUIRE(fs::is_socket(file));
+  Process second(command(node));
+  REQUIRE(second.wait_for("listening on " + path, seconds(20)));
+  CHECK(status(offramp(run)) == "ok");
+  second.signal(SIGTERM);
+  CHECK(second.finish().code == 0);
 }
 
 TEST_CASE("a path needs no keys, an abstract name is refused") {
