@@ -27,8 +27,7 @@ using DenialCounts = std::array<std::uint64_t, kDenialCount>;  ///< by Denial
 
 const char* denial_name(Denial reason);  ///< "no keys", "unknown key", ...
 
-/// Of each reason the first five are told, then one every ten seconds; each line says how many were
-/// left out before it.
+/// Tells of each reason as a Throttle lets it.
 class DenialLog {
  public:
   explicit DenialLog(Log log) : log_(std::move(log)) {}
@@ -37,13 +36,8 @@ class DenialLog {
   void note(Denial reason, const std::string& line, Clock::time_point now);
 
  private:
-  struct Tally {
-    double told = 0;  ///< lines of late, of which one is forgotten every ten seconds
-    Clock::time_point last{};
-    std::uint64_t untold = 0;
-  };
   Log log_;
-  std::array<Tally, kDenialCount> tallies_{};
+  std::array<Throttle, kDenialCount> throttles_{};
 };
 
 }  // namespace offramp

@@ -94,7 +94,8 @@ void Service::handle(const Peer& peer, const Hello& hello, Clock::time_point now
   if (draining_) {
     fault(peer, {}, FaultCode::kDraining, "shutting down");
   } else if (std::optional<Refusal> refusal = admission_.refusal(hello)) {
-    say(LogLevel::kWarning, "a peer was refused: " + refusal->text);
+    if (const auto told = refusals_.pass("a peer was refused: " + refusal->text, now))
+      say(LogLevel::kWarning, *told);
     fault(peer, {}, refusal->code, std::move(refusal->text));
   } else if (!sessions_.has_room_for(peer)) {
     fault(peer, {}, FaultCode::kOverloaded, "too many peers");

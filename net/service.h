@@ -92,6 +92,7 @@ class Service {
   Fronts& fronts_;
   Telemetry& telemetry_;
   Log log_;
+  Throttle refusals_;
   Sessions sessions_;
   Credits credits_;
   NextTier next_;

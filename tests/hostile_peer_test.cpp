@@ -70,6 +70,19 @@ TEST_CASE("hostile peer: garbage is dropped and counted, an honest device does n
   check_whole(outcomes, cascade);
 }
 
+TEST_CASE("hostile peer: who is refused again and again does not fill the log") {
+  const SmallCascade cascade(Thresholds::kNone, 1);
+  Ear ear;
+  Node node(cascade.stages(), cascade.id(), whole_edge(), nullptr, ear.log());
+  RawClient client(node.endpoint());
+  Hello hello = hello_of(cascade);
+  hello.model[3] ^= 1;
+  for (int i = 0; i < 200; ++i) CHECK(fault_for(client, hello) == FaultCode::kModelMismatch);
+  const std::size_t told = ear.count("a peer was refused: ");
+  CHECK(told >= 5);
+  CHECK(told < 20);  // one more every ten seconds
+}
+
 TEST_CASE("hostile peer: each request that cannot be served is told why") {
   const SmallCascade cascade(Thresholds::kNone, 1);
   Node node(cascade.stages(), cascade.id(), whole_edge(), nullptr, {});
