@@ -9,6 +9,9 @@ using std::chrono::microseconds;
 
 // After so long without a request, what was measured before says little.
 constexpr std::chrono::seconds kStale{1};
+// Beyond any deadline; what a peer says of its queue and pace may come to more than any clock
+// holds.
+constexpr double kLongestUs = 3600e6;
 
 }  // namespace
 
@@ -62,8 +65,9 @@ microseconds Replica::predicted(Clock::time_point now) const {
   const LinkLoad load = channel_->load();
   // Without its pace, what was measured has the time in the queue in it.
   const double waiting = queue_at(now) / std::max(1, load.workers);
-  return channel_->round_trip() + microseconds(static_cast<std::int64_t>(
-                                      (waiting + 1.0) * static_cast<double>(service().count())));
+  const double work = (waiting + 1.0) * static_cast<double>(service().count());
+  return channel_->round_trip() +
+         microseconds(static_cast<std::int64_t>(std::min(work, kLongestUs)));
 }
 
 bool Replica::overlooked(Clock::time_point now) const {

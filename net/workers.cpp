@@ -15,24 +15,22 @@ constexpr std::size_t kMaxKnocks = 10000;
 
 }  // namespace
 
+Workers::Worker::Worker(std::span<const Stage> stages, const NodeOptions& options)
+    : pool(stages[static_cast<std::size_t>(options.first_stage)].plan().threads()),
+      runner(stages, options.pictures ? 0 : options.first_stage, options.first_stage,
+             options.stage_count, options.format, pool) {}
+
 Workers::Workers(std::span<const Stage> stages, const NodeOptions& options)
-    : stages_(stages),
-      first_(options.first_stage),
-      count_(options.stage_count),
-      pictures_(options.pictures.has_value()),
-      tier_(options.tier),
-      format_(options.format),
+    : tier_(options.tier),
       batch_(static_cast<std::size_t>(
           stages[static_cast<std::size_t>(options.first_stage)].plan().max_batch())),
       batch_delay_(options.batch_delay),
       before_compute_(options.before_compute),
       jobs_(static_cast<std::size_t>(options.queue_capacity)) {
   try {
-    const int sharing = stages[static_cast<std::size_t>(first_)].plan().threads();
-    for (int i = 0; i < options.workers; ++i) {
-      pools_.push_back(std::make_unique<ThreadPool>(sharing));
-      threads_.emplace_back([this, pool = pools_.back().get()] { work(*pool); });
-    }
+    // All memory before the first thread: what fails in one of those would end the process.
+    for (int i = 0; i < options.workers; ++i) workers_.emplace_back(stages, options);
+    for (Worker& worker : workers_) threads_.emplace_back([this, &worker] { work(worker.runner); });
   } catch (const std::system_error& error) {
     {
       const std::lock_guard lock(queue_mutex_);
@@ -129,7 +127,7 @@ Clock::duration Workers::backlog() const {
 // What all workers together take for so many.
 Clock::duration Workers::time_for(std::size_t requests) const {
   return pace_.median() * static_cast<Clock::rep>(requests) /
-         static_cast<Clock::rep>(pools_.size());
+         static_cast<Clock::rep>(workers_.size());
 }
 
 // ---- the threads ----
@@ -154,8 +152,7 @@ void Workers::post_unrun(std::vector<Job> jobs, Fate fate) {
   post(std::move(results));
 }
 
-void Workers::work(ThreadPool& pool) {
-  BatchRunner runner(stages_, pictures_ ? 0 : first_, first_, count_, format_, pool);
+void Workers::work(BatchRunner& runner) {
   std::unique_lock lock(queue_mutex_);
   while (await_work(lock)) {
     if (knocks_.empty()) {

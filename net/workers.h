@@ -64,19 +64,22 @@ class Workers {
 
  private:
   /// A worker's life: knocks, then batches.
-  void work(ThreadPool& pool);
+  void work(BatchRunner& runner);
   bool await_work(std::unique_lock<std::mutex>& lock);
   void run_batch(std::unique_lock<std::mutex>& lock, BatchRunner& runner);
   void post(std::vector<Result> results);
   void post_unrun(std::vector<Job> jobs, Fate fate);
   Clock::duration time_for(std::size_t requests) const;
 
-  std::span<const Stage> stages_;
-  int first_, count_;
-  bool pictures_;  ///< are taken
+  /// What a thread computes with, and nobody else.
+  struct Worker {
+    Worker(std::span<const Stage> stages, const NodeOptions& options);
+    ThreadPool pool;
+    BatchRunner runner;
+  };
+
   Tier tier_;
-  TensorFormat format_;  ///< of carry
-  std::size_t batch_;    ///< largest
+  std::size_t batch_;  ///< largest
   Clock::duration batch_delay_;
   std::function<void()> before_compute_;
 
@@ -92,7 +95,7 @@ class Workers {
   std::deque<Result> results_;
   EventFd results_event_;
 
-  std::vector<std::unique_ptr<ThreadPool>> pools_;  ///< one for each thread, that it owns
+  std::deque<Worker> workers_;
   std::vector<std::jthread> threads_;
 };
 
