@@ -135,8 +135,8 @@ struct Client::Impl final : public Feed {
       : capacity(static_cast<std::size_t>(checked(options).queue)),
         model(load_model(options.model)),
         stages(stages_of(options, model)),
-        device(stages, model.id, device_options(options), nodes_of(options, stages, model.id),
-               log_of(options)),
+        log(log_of(options)),
+        device(stages, model.id, device_options(options), nodes_of(options, stages, model.id), log),
         thread([this] { serve(); }) {}
 
   ~Impl() override {
@@ -252,7 +252,19 @@ struct Client::Impl final : public Feed {
         return;
       }
     }
-    done(outcome);
+    try {
+      done(outcome);
+    } catch (const std::exception& error) {
+      told_callback_failed(outcome.ticket, error.what());
+    } catch (...) {
+      told_callback_failed(outcome.ticket, "no std::exception");
+    }
+  }
+
+  void told_callback_failed(ClientTicket ticket, const std::string& what) const {
+    if (log)
+      log(LogLevel::kError,
+          "the callback of ticket " + std::to_string(ticket) + " has thrown: " + what);
   }
 
   ClientResult described(const Outcome& outcome) const {
@@ -314,6 +326,7 @@ struct Client::Impl final : public Feed {
   ClientTicket last_ticket = 0;
   bool closed = false;
   std::set<ClientTicket> taken{};  ///< by the device, of whose thread alone it is
+  Log log;
   Device device;
   std::thread thread;  ///< last, as it uses all the others
 };

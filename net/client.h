@@ -122,7 +122,8 @@ class OFFRAMP_CLIENT_API Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  /// Called from the client's thread, which waits for it: be quick. May submit, must not wait.
+  /// Called from the client's thread, which waits for it: be quick. May submit, must not wait. What
+  /// it throws is told to `log` and goes no further.
   using Callback = std::function<void(const ClientOutcome&)>;
 
   /// Takes a picture and returns at once. `file` holds the bytes of a JPEG, PNG or BMP. Its outcome

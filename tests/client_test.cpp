@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstring>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -282,6 +283,26 @@ TEST_CASE("client: what is refused, and as what") {
   CHECK(code_of([&] { client.submit_pixels(bytes, -2, -2); }) == kUsage);
   CHECK(code_of([&] { client.submit_pixels(bytes, 20000, 20000); }) == kUsage);
   CHECK(client.classify_pixels(bytes, 2, 2).label >= 0);
+}
+
+TEST_CASE("client: a callback that throws costs no other picture its answer") {
+  const Small small;
+  ClientOptions options = small.options();
+  std::atomic<int> told{0}, answered{0};
+  options.log = [&](const std::string& line) {
+    if (line.find("the callback of ticket ") != std::string::npos) ++told;
+  };
+  Client client(options);
+  for (int i = 0; i < 6; ++i) {
+    client.submit(small.picture, [&, i](const ClientOutcome& outcome) {
+      CHECK(outcome.code == ClientCode::kOk);
+      if (i % 3 == 0) throw std::runtime_error("slip");
+      if (i % 3 == 1) throw 7;
+      ++answered;
+    });
+  }
+  CHECK(testing::eventually([&] { return answered == 2 && told == 4; }));
+  CHECK_NOTHROW(client.classify(small.picture));
 }
 
 TEST_CASE("client in C: answers, callbacks and errors") {
