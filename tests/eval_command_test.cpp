@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/file.h"
 #include "tests/test_site.h"
 
 namespace offramp::testing {
@@ -50,6 +51,14 @@ TEST_CASE("eval says the same however many threads and batches there are") {
                         one.at("exits")[1].at("macs").get<double>()));
   CHECK(one == eval("5", "1"));
   CHECK(one == eval("3", "4"));
+}
+
+TEST_CASE("a number is decimal, whatever it begins with") {
+  const DataSite site;
+  const Finished finished =
+      offramp({"eval", "-m", site.model, "--data", site.data, "--batch", "010", "--json"});
+  REQUIRE(finished.code == 0);
+  CHECK(Json::parse(finished.out).at("batch") == 10);
 }
 
 TEST_CASE("eval's numbers are those of its own logits") {

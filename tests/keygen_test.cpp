@@ -53,9 +53,13 @@ TEST_CASE("keygen: a secret for its owner, a public key for the world, and no ov
 TEST_CASE("keygen --tiers makes folders that work together, and leaves what is there") {
   const Site site;
   const std::string root = site.path("tiers");
+  const mode_t before = umask(077);
   const Finished made = offramp({"keygen", "--tiers", root});
+  umask(before);
   CAPTURE(made.err);
   CHECK(made.code == 0);
+  for (const char* open : {"/cloud/allow", "/edge/next.pub", "/edge/self.key.pub"})
+    CHECK(mode_of(root + open) == 0644);
   CHECK((made.out + made.err).empty());
   CHECK(mode_of(root + "/edge") == 0700);
   CHECK(mode_of(root + "/device/self.key") == 0600);

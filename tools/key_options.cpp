@@ -63,8 +63,13 @@ std::vector<LinkKeys> KeyOptions::links(const std::string& next) const {
   if (!wanted_for("--next", next)) return {};
   std::vector<fs::path> files;
   if (names_folder_) {
-    for (const fs::directory_entry& entry : fs::directory_iterator(own_key_.parent_path()))
-      if (entry.path().extension() == ".key") files.push_back(entry.path());
+    std::error_code error;
+    for (fs::directory_iterator at(own_key_.parent_path(), error), end; !error && at != end;
+         at.increment(error))
+      if (at->path().extension() == ".key") files.push_back(at->path());
+    if (error)
+      throw Error(ErrorKind::kMissingInput,
+                  keys_ + ": wanted a folder of keys, found: " + error.message());
   } else {
     files.push_back(own_key_);
   }

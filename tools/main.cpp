@@ -63,7 +63,7 @@ Exit codes:
    78  the model file is damaged, or two tiers have different models; or a key or the
        allow-list is damaged, or others may read a secret key; or `load` got
        answers that are not the cascade's
-  130  interrupted by Ctrl-C
+  130  interrupted by Ctrl-C (143: by SIGTERM)
   141  the reader of the output went away
 With several pictures, the good ones are answered and the first bad one gives the code.)";
 

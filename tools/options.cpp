@@ -113,11 +113,16 @@ CLI::Option* add_count(CLI::App& app, const std::string& name, int& value, int l
                        const std::string& description) {
   const auto check = [least, most](std::string& text) -> std::string {
     const std::optional<int> number = parse_as<int>(text);
-    if (number && *number >= least && *number <= most) return {};
+    if (number && *number >= least && *number <= most) {
+      text = std::to_string(*number);  // CLI11 would take 010 for 8
+      return {};
+    }
     return "wanted a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
            ", found '" + text + "'";
   };
-  return app.add_option(name, value, description)->check(CLI::Validator(check, ""))->type_name("N");
+  return app.add_option(name, value, description)
+      ->transform(CLI::Validator(check, ""))
+      ->type_name("N");
 }
 
 CLI::Option* add_share(CLI::App& app, const std::string& name, double& value,

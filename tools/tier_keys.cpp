@@ -33,6 +33,8 @@ void write_unless_there(const fs::path& path, const std::string& role, const Pub
     OutputFile file(path);
     file.write(role + key.text() + "\n");
     file.close();
+    // Public, and read by another user where tiers are containers.
+    fs::permissions(path, fs::perms(0644), error);
     return;
   }
   constexpr std::size_t kMost = std::size_t{1} << 20;
