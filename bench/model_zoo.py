@@ -5,8 +5,8 @@
 
 For each NAME (by default all of them): trains it in RUNS/NAME, or goes on where it was interrupted;
 exports it to RUNS/NAME.safetensors; calibrates it there, for a loss of at most half a point; and
-measures that file on the test pictures: exits, cascade, and the logits beside PyTorch's. A network whose file stands in weights/ is measured
-from there. DIR is CIFAR-10's binary layout. --runs is build/zoo unless it is said, and --out
+measures that file on the test pictures: exits, cascade, and the logits beside PyTorch's. A network
+whose file stands in weights/ is measured from there. DIR is CIFAR-10's binary layout. --runs is build/zoo unless it is said, and --out
 bench/results/model-zoo.json, where networks that were not named keep what stands there. The recipe is
 train.py's own, or what stands after --:
 
@@ -37,10 +37,12 @@ POINTS = "0.5"  # of accuracy below the last exit: what a file's own thresholds 
 RECIPES = {
     "resnet20": ("--no-exits",),
     "resnet20b": (),
-    # As the prototype's: large heads without batch norm, from labels alone, which do not shape the
-    # trunk; padded shortcuts.
+    # As the prototype's: wide fully-connected heads without batch norm, which learn from labels alone
+    # and do not shape the trunk; padded shortcuts. Since only the heads feel their losses, the weights
+    # of these are how slowly they learn, which 14,400 inputs without a norm want.
     "resnet20b-classic": ("--heads", "classic", "--shortcut", "pad", "--branch-gradient", "0",
-                          "--distill-alpha", "0", "--ema", "0", "--schedule", "cosine"),
+                          "--loss-weights", "0.02,0.02,1", "--distill-alpha", "0", "--ema", "0",
+                          "--schedule", "cosine", "--lr", "0.05", "--weight-decay", "1e-4"),
     "resnet32b": ("--network", "resnet32"),
     "resnet56b": ("--network", "resnet56"),
     "resnet110b": ("--network", "resnet110"),
@@ -120,7 +122,6 @@ def measure(name, options):
         "parameters": training["parameters"],
         "training": {
             **{one: training["config"][one] for one in TELLING if one in training["config"]},
-            "minutes": round(sum(epoch["seconds"] for epoch in training["epochs"]) / 60, 1),
             "device": training["device"],
             "heldout_accuracy": [each / 100 for each in training["epochs"][-1]["heldout_accuracy"]],
         },

@@ -266,6 +266,7 @@ def card(model):
 TABLES = {
     "README.md": {
         "default model": default_model,
+        "model zoo": lambda: model_zoo(load("model-zoo")),
         "study": lambda: study.markdown(of_default("study")),
         "published": published,
         "peers": lambda: peers_report.short([load(name) for name in PEERS]),
