@@ -8,8 +8,6 @@
 #include <cstring>
 #include <string>
 
-#include "engine/error.h"
-
 namespace offramp {
 namespace {
 
@@ -26,7 +24,8 @@ struct Descriptor {
 
 }  // namespace
 
-std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::size_t most) {
+std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::size_t most,
+                                    ErrorKind too_large) {
   const auto refuse = [&](const std::string& found) {
     return Error(ErrorKind::kMissingInput, path.string() + ": wanted a file, found " + found);
   };
@@ -42,8 +41,8 @@ std::vector<std::uint8_t> read_file(const std::filesystem::path& path, std::size
   if (!S_ISREG(status.st_mode)) throw refuse("something that is not a regular file");
   const auto size = static_cast<std::size_t>(status.st_size);
   if (size > most) {
-    throw Error(ErrorKind::kBadData, path.string() + ": wanted at most " + std::to_string(most) +
-                                         " bytes, found " + std::to_string(size));
+    throw Error(too_large, path.string() + ": wanted at most " + std::to_string(most) +
+                               " bytes, found " + std::to_string(size));
   }
   std::vector<std::uint8_t> bytes(size);
   std::size_t got = 0;

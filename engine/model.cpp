@@ -158,7 +158,7 @@ Model parse_model(std::span<const std::uint8_t> file, const std::string& origin)
 }
 
 Model load_model(const std::filesystem::path& path) {
-  std::vector<std::uint8_t> file = read_file(path);
+  std::vector<std::uint8_t> file = read_file(path, kMaxFileBytes, ErrorKind::kBadModel);
   Model model = parse_model(file, path.string());
   model.file = std::move(file);
   return model;

@@ -59,7 +59,7 @@ Picture decode_picture(std::span<const std::uint8_t> file, const std::string& or
 }
 
 Picture read_picture(const std::filesystem::path& path) {
-  return decode_picture(read_file(path, kMaxDecodeBytes), path.string());
+  return decode_picture(read_file(path, kMaxPictureFileBytes), path.string());
 }
 
 // Three steps in float32, as torchvision's ToTensor and Normalize: other orders round differently.

@@ -119,7 +119,11 @@ std::chrono::milliseconds bounded(std::chrono::milliseconds patience) {
 Log log_of(const ClientOptions& options) {
   if (!options.log) return {};
   return [log = options.log](LogLevel level, const std::string& line) {
-    if (level >= LogLevel::kInfo) log(line);
+    if (level < LogLevel::kInfo) return;
+    try {
+      log(line);
+    } catch (...) {  // there is nobody left to tell
+    }
   };
 }
 
@@ -255,13 +259,13 @@ struct Client::Impl final : public Feed {
     try {
       done(outcome);
     } catch (const std::exception& error) {
-      told_callback_failed(outcome.ticket, error.what());
+      tell_callback_failed(outcome.ticket, error.what());
     } catch (...) {
-      told_callback_failed(outcome.ticket, "no std::exception");
+      tell_callback_failed(outcome.ticket, "no std::exception");
     }
   }
 
-  void told_callback_failed(ClientTicket ticket, const std::string& what) const {
+  void tell_callback_failed(ClientTicket ticket, const std::string& what) const {
     if (log)
       log(LogLevel::kError,
           "the callback of ticket " + std::to_string(ticket) + " has thrown: " + what);

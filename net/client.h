@@ -70,7 +70,8 @@ struct ClientOptions {
   int window = 8;   ///< pictures away at once, 1..1024
   int queue = 64;   ///< pictures under way or not yet asked for, 1..65536
   int threads = 1;  ///< that share the work of one picture
-  /// One line about the link to the next tier. Called from the client's thread.
+  /// One line about the link to the next tier, audits, or a callback that has thrown. Called from
+  /// the client's thread; what it throws goes no further.
   std::function<void(const std::string&)> log{};
 };
 

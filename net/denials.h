@@ -1,4 +1,4 @@
-// Who was not let in: counted, and told to the log no more often than a person would read.
+// Who was not let in: why, how often, and what the log is told of it.
 #pragma once
 
 #include <array>

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstring>
 
 #include "engine/error.h"
 
@@ -17,19 +18,21 @@ namespace {
 // Messages thrown away at once, before the loop gets to do something else: they may be large.
 constexpr int kMostRefused = 64;
 
-/// True when something takes connections at the socket file `path`.
-bool is_served(const std::string& path) {
+/// Why the socket file `path` is not free; none where nobody listens there any more.
+std::optional<std::string> holder_of(const std::string& path) {
   sockaddr_un address{};
-  if (path.size() >= sizeof address.sun_path) return false;
+  if (path.size() >= sizeof address.sun_path) return {};  // no socket has such a path
   address.sun_family = AF_UNIX;
   path.copy(static_cast<char*>(address.sun_path), path.size());
   const int caller = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (caller < 0) return false;
-  const bool served =
-      connect(caller, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-      errno == EAGAIN;  // more wait there than it has let in
+  if (caller < 0)
+    throw Error(ErrorKind::kSystem, path + ": wanted a socket, found: " + std::strerror(errno));
+  const int answer =
+      connect(caller, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ? 0 : errno;
   ::close(caller);
-  return served;
+  if (answer == ECONNREFUSED || answer == ENOENT) return {};
+  if (answer == 0 || answer == EAGAIN) return "somebody who listens there";
+  return std::string("a socket that may be in use: ") + std::strerror(answer);
 }
 
 /// ZeroMQ removes what is at the path, whatever it is. What a node left behind that was killed may
@@ -38,14 +41,11 @@ void require_free_path(const std::string& endpoint) {
   const std::string path = endpoint.substr(endpoint.find("://") + 3);
   struct stat found {};
   if (lstat(path.c_str(), &found) != 0) return;  // bind says so, if that is wrong
-  const char* why = nullptr;
-  if (!S_ISSOCK(found.st_mode))
-    why = "a file that is no socket";
-  else if (is_served(path))
-    why = "somebody who listens there";
-  if (why != nullptr)
+  const std::optional<std::string> why =
+      S_ISSOCK(found.st_mode) ? holder_of(path) : "a file that is no socket";
+  if (why)
     throw Error(ErrorKind::kUnavailable,
-                endpoint + ": wanted an address to listen on, found: " + why);
+                endpoint + ": wanted an address to listen on, found: " + *why);
 }
 
 void bind(ZmqSocket& socket, const std::string& endpoint) {

@@ -1,6 +1,7 @@
 #include "net/log.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace offramp {

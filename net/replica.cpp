@@ -9,9 +9,9 @@ using std::chrono::microseconds;
 
 // After so long without a request, what was measured before says little.
 constexpr std::chrono::seconds kStale{1};
-// Beyond any deadline; what a peer says of its queue and pace may come to more than any clock
-// holds.
-constexpr double kLongestUs = 3600e6;
+// Beyond any deadline, which is a day at most; what a peer says of its queue and pace may come to
+// more than any clock holds.
+constexpr double kLongestUs = 48 * 3600e6;
 
 }  // namespace
 

@@ -28,20 +28,22 @@ Workers::Workers(std::span<const Stage> stages, const NodeOptions& options)
       before_compute_(options.before_compute),
       jobs_(static_cast<std::size_t>(options.queue_capacity)) {
   try {
-    // All memory before the first thread: what fails in one of those would end the process.
+    // The large memory of all of them before any works: what fails in a thread ends the process.
     for (int i = 0; i < options.workers; ++i) workers_.emplace_back(stages, options);
     for (Worker& worker : workers_) threads_.emplace_back([this, &worker] { work(worker.runner); });
   } catch (const std::system_error& error) {
-    {
-      const std::lock_guard lock(queue_mutex_);
-      closed_ = true;
-    }
-    queue_filled_.notify_all();
+    close();
     throw Error(ErrorKind::kSystem, std::string("worker threads: ") + error.what());
+  } catch (...) {
+    close();
+    throw;
   }
 }
 
-Workers::~Workers() {
+Workers::~Workers() { close(); }
+
+// The threads end and are joined when they are destroyed.
+void Workers::close() {
   {
     const std::lock_guard lock(queue_mutex_);
     closed_ = true;

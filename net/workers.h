@@ -4,7 +4,6 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -65,6 +64,7 @@ class Workers {
  private:
   /// A worker's life: knocks, then batches.
   void work(BatchRunner& runner);
+  void close();
   bool await_work(std::unique_lock<std::mutex>& lock);
   void run_batch(std::unique_lock<std::mutex>& lock, BatchRunner& runner);
   void post(std::vector<Result> results);

@@ -66,7 +66,6 @@ TEST_CASE("wrong options end with 64, one line and where to read on") {
       {"eval", "--data", site.data, "--codec", "u9"},
       {"run", "--next", "127.0.0.1:1", "--codec", "", picture},
       {"eval", "--data", site.data, "--batch", "-3"},
-      {"eval", "--data", site.data, "--batch", "0x8"},
       {"eval", "--data", site.data, "--threads", "1.5"},
       {"node", "--tier", "moon", "--listen", "127.0.0.1:0"},
       {"node", "--tier", "edge"},

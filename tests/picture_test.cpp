@@ -3,8 +3,8 @@
 #include <doctest/doctest.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cstring>
-#include <fstream>
 
 #include "engine/file.h"
 #include "engine/resize.h"

@@ -2,7 +2,10 @@
 // wrong ones or none. What makes them is in keygen_test.cpp.
 
 #include <doctest/doctest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
@@ -293,6 +296,14 @@ TEST_CASE("a path is taken from nobody: not from a file, not from a node that ru
   fs::create_symlink(site.model, file);
   check_refusal(offramp(node), kUnavailable, "no socket");
   CHECK(fs::is_symlink(file));
+  fs::remove(file);
+  const int datagrams = socket(AF_UNIX, SOCK_DGRAM, 0);
+  sockaddr_un at{};
+  at.sun_family = AF_UNIX;
+  file.copy(static_cast<char*>(at.sun_path), sizeof at.sun_path - 1);
+  REQUIRE(bind(datagrams, reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0);
+  check_refusal(offramp(node), kUnavailable, "may be in use");
+  close(datagrams);
   fs::remove(file);
 
   Process first(command(node));

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <utility>
@@ -155,7 +156,7 @@ more nonsense
 
 TEST_CASE("top shows no escape sequence of a page, and no count below 0") {
   const Page page(
-      "offramp_info{tier=\"edge\\n\033[2J\",model=\"\302\2332J\\r\"} 1\n"
+      "offramp_info{tier=\"edge\\n\033[2J\",model=\"\302\2332J\233\\r\"} 1\n"
       "offramp_answers_total{exit=\"\033]0;x\a\",reason=\"ok\"} -5\n"
       "offramp_queue_depth NaN\n"
       "offramp_in_work 1e300\n"
@@ -165,10 +166,13 @@ TEST_CASE("top shows no escape sequence of a page, and no count below 0") {
   CHECK(table.code == 0);
   REQUIRE(lines(table.out).size() >= 2);
   CHECK(lines(table.out)[1].starts_with("edge??[2J "));
-  for (const char* obeyed : {"\033", "\a", "\r", "\302\233"})
+  for (const char* obeyed : {"\033", "\a", "\r", "\302\233", "\233"})
     CHECK(table.out.find(obeyed) == std::string::npos);
   const Finished json = offramp({"top", "--once", "--json", "--interval", "50ms", page.address()});
-  CHECK(Json::parse(json.out).at(0).at("audit").is_null());
+  const Json tier = Json::parse(json.out).at(0);
+  CHECK(tier.at("audit").is_null());
+  CHECK(tier.at("answers") == 0);
+  CHECK(tier.at("queue") == 0);
 }
 
 TEST_CASE("health and top end though an answer never does") {

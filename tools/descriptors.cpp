@@ -9,7 +9,8 @@
 namespace offramp::cli {
 namespace {
 
-// A node that nobody has connected to yet takes fewer than 16; with fewer still, ZeroMQ aborts.
+// ZeroMQ aborts with fewer than 10. A node without next ones takes 16, and some more for each of
+// those and for each connection.
 constexpr rlim_t kFewest = 32;
 
 }  // namespace

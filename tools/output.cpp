@@ -41,6 +41,34 @@ int write_all(int descriptor, std::string_view text) {
   return 0;
 }
 
+unsigned byte_at(const std::string& text, std::size_t at) {
+  return static_cast<unsigned char>(text[at]);
+}
+
+/// Bytes of the code point that begins there; 0 where none does.
+std::size_t utf8_length(const std::string& text, std::size_t at) {
+  const unsigned lead = byte_at(text, at);
+  std::size_t length = 0;
+  if (lead < 0x80)
+    length = 1;
+  else if (lead >= 0xC2 && lead < 0xE0)
+    length = 2;
+  else if (lead >= 0xE0 && lead < 0xF0)
+    length = 3;
+  else if (lead >= 0xF0 && lead < 0xF5)
+    length = 4;
+  if (length > text.size() - at) return 0;
+  for (std::size_t i = 1; i < length; ++i)
+    if ((byte_at(text, at + i) & 0xC0) != 0x80) return 0;
+  return length;
+}
+
+/// U+0000 to U+001F, U+007F, and U+0080 to U+009F, which some terminals obey as well.
+bool is_control(const std::string& text, std::size_t at) {
+  const unsigned lead = byte_at(text, at);
+  return lead < 0x20 || lead == 0x7F || (lead == 0xC2 && byte_at(text, at + 1) < 0xA0);
+}
+
 /// Code points, taken for columns.
 std::size_t width_of(const std::string& text) {
   return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
@@ -57,13 +85,16 @@ std::string printed(const char* format, double value) {
 }  // namespace
 
 std::string harmless(const std::string& text) {
-  std::string line = text;
-  const auto control = [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; };
-  std::replace_if(line.begin(), line.end(), control, '?');
-  // U+0080 to U+009F, which some terminals obey as well.
-  for (std::size_t i = 0; i + 1 < line.size(); ++i)
-    if (line[i] == '\xC2' && static_cast<unsigned char>(line[i + 1]) < 0xA0)
-      line.replace(i, 2, "?");
+  std::string line;
+  line.reserve(text.size());
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t length = utf8_length(text, at);
+    if (length == 0 || is_control(text, at))
+      line += '?';
+    else
+      line.append(text, at, length);
+    at += std::max<std::size_t>(length, 1);
+  }
   return line;
 }
 

@@ -15,7 +15,7 @@
 namespace offramp::cli {
 
 /// A file's name or what a peer says may hold a newline or an escape sequence: the same as one line
-/// that no terminal obeys.
+/// of UTF-8 that no terminal obeys.
 std::string harmless(const std::string& text);
 
 /// Thrown by print() when the reader of stdout is gone; the program then ends quietly.

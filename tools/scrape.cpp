@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kPatience{1000};
 constexpr std::size_t kMostBytes = std::size_t{4} << 20;
+constexpr std::size_t kMostOfAReason = 200;  // bytes
 
 struct Page {
   int status = 0;
@@ -28,7 +29,7 @@ struct Page {
   std::string problem;  ///< why there is none
 };
 
-/// Ends what a client does when its time is over, whatever comes until then.
+/// Ends what a client does once it is connected when its time is over, whatever comes until then.
 class Deadline {
  public:
   Deadline(httplib::Client& client, std::chrono::milliseconds time)
@@ -49,7 +50,7 @@ class Deadline {
   std::jthread watch_;
 };
 
-/// Within about two seconds.
+/// Within about two seconds, and what the system takes to look up a name.
 Page get(const HttpAddress& address, const std::string& path) {
   httplib::Client client(address.host, address.port);
   client.set_connection_timeout(kPatience);
@@ -116,22 +117,36 @@ std::map<double, double> buckets_of(const Metrics& metrics, const std::string& h
   return buckets;
 }
 
-TierView::Link link_of(const Metrics& metrics, const std::string& peer) {
-  TierView::Link link{.peer = peer, .state = {}, .breaker = {}};
-  const auto current = [&](const char* name) {
+/// In one pass over each metric, however many links a page has.
+std::vector<TierView::Link> links_of(const Metrics& metrics) {
+  std::vector<TierView::Link> links;
+  std::map<std::string, std::size_t> index;  // of each peer in `links`
+  const auto each = [&](const char* name, auto&& take) {
     for (const Metrics::Sample& sample : metrics.of(name)) {
-      if (sample.value == 1.0 && sample.labels.contains("peer") &&
-          sample.labels.at("peer") == peer && sample.labels.contains("state"))
-        return sample.labels.at("state");
+      const auto peer = sample.labels.find("peer");
+      if (peer == sample.labels.end()) continue;
+      const auto [at, is_new] = index.try_emplace(peer->second, links.size());
+      if (is_new) links.push_back({.peer = peer->second, .state = "unknown", .breaker = "unknown"});
+      take(links[at->second], sample);
     }
-    return std::string("unknown");
   };
-  link.state = current("offramp_link_state");
-  link.breaker = current("offramp_link_breaker");
-  link.away = metrics.sum("offramp_link_away", {{"peer", peer}});
-  link.window = metrics.sum("offramp_link_window", {{"peer", peer}});
-  link.round_trip_us = 1e6 * metrics.sum("offramp_link_round_trip_seconds", {{"peer", peer}});
-  return link;
+  const auto current = [](std::string TierView::Link::*member) {
+    return [member](TierView::Link& link, const Metrics::Sample& sample) {
+      const auto state = sample.labels.find("state");
+      if (sample.value == 1.0 && state != sample.labels.end()) link.*member = state->second;
+    };
+  };
+  const auto value = [](double TierView::Link::*member, double unit) {
+    return [member, unit](TierView::Link& link, const Metrics::Sample& sample) {
+      link.*member = unit * sample.value;
+    };
+  };
+  each("offramp_link_away", value(&TierView::Link::away, 1.0));
+  each("offramp_link_window", value(&TierView::Link::window, 1.0));
+  each("offramp_link_round_trip_seconds", value(&TierView::Link::round_trip_us, 1e6));
+  each("offramp_link_state", current(&TierView::Link::state));
+  each("offramp_link_breaker", current(&TierView::Link::breaker));
+  return links;
 }
 
 }  // namespace
@@ -146,7 +161,7 @@ Metrics Metrics::parse(const std::string& text) {
     Sample sample;
     if (at < line.size() && line[at] == '{' && !read_labels(line, at, sample.labels)) continue;
     const std::optional<double> value = read_value(line.substr(at));
-    if (!value) continue;
+    if (!value || !std::isfinite(*value) || *value < 0.0) continue;
     sample.value = *value;
     metrics.samples_[name].push_back(std::move(sample));
   }
@@ -176,7 +191,7 @@ std::string Metrics::label(const std::string& name, const std::string& label) co
 
 std::uint64_t whole_count(double value) {
   constexpr double kMost = 1e18;
-  return value > 0.0 ? static_cast<std::uint64_t>(std::min(value, kMost)) : 0;
+  return static_cast<std::uint64_t>(std::clamp(value, 0.0, kMost));
 }
 
 std::optional<double> percentile(const Metrics& before, const Metrics& now,
@@ -220,8 +235,8 @@ std::string fetch_health(const HttpAddress& address, const std::string& path) {
   Page page = get(address, path);
   if (!page.problem.empty()) return page.problem;
   if (page.status == 200) return {};
-  while (!page.body.empty() && page.body.back() == '\n') page.body.pop_back();
-  return page.body.empty() ? "status " + std::to_string(page.status) : page.body;
+  const std::string line = page.body.substr(0, std::min(page.body.find('\n'), kMostOfAReason));
+  return line.empty() ? "status " + std::to_string(page.status) : line;
 }
 
 TierView view_of(const HttpAddress& address, const Reading& before, const Reading& now) {
@@ -256,10 +271,7 @@ TierView view_of(const HttpAddress& address, const Reading& before, const Readin
     view.by_reason[sample.labels.contains("reason") ? sample.labels.at("reason") : ""] +=
         sample.value;
   }
-  for (const Metrics::Sample& sample : metrics.of("offramp_link_away")) {
-    if (sample.labels.contains("peer"))
-      view.links.push_back(link_of(metrics, sample.labels.at("peer")));
-  }
+  view.links = links_of(metrics);
 
   // A tier that has started again counts from 0.
   const bool goes_on =

@@ -24,7 +24,8 @@ class Metrics {
     double value = 0.0;
   };
 
-  /// Lines that make no sense are left out.
+  /// Lines that make no sense are left out, as are values below 0 and those that are no number: a
+  /// node has none.
   static Metrics parse(const std::string& text);
 
   /// All samples of a name; empty when there are none.
@@ -38,7 +39,7 @@ class Metrics {
   std::map<std::string, std::vector<Sample>> samples_;
 };
 
-/// A counter's value. What is none, as negative or no number, is 0.
+/// A counter's value, as large as one can be.
 std::uint64_t whole_count(double value);
 
 /// The value below which `share` of what was observed between two readings lies, by interpolation

@@ -33,8 +33,11 @@ void write_unless_there(const fs::path& path, const std::string& role, const Pub
     OutputFile file(path);
     file.write(role + key.text() + "\n");
     file.close();
-    // Public, and read by another user where tiers are containers.
+    // Public, whatever the umask: a tier may be another user's, to whom the folder is given.
     fs::permissions(path, fs::perms(0644), error);
+    if (error)
+      throw Error(ErrorKind::kCannotWrite,
+                  path.string() + ": wanted to let everybody read it, found: " + error.message());
     return;
   }
   constexpr std::size_t kMost = std::size_t{1} << 20;
