@@ -56,7 +56,7 @@ class Average {
                                            .weight = weight_,
                                            .bias = {}},
                                     mean, std::string(name) + ".linear");
-      graph.exits.push_back({name, logits, 0.0f});
+      graph.exits.push_back({.name = name, .logits = logits});
     }
     validate(graph);
     model_.name = "average";
