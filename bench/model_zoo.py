@@ -6,9 +6,9 @@
 For each NAME (by default all of them): trains it in RUNS/NAME, or goes on where it was interrupted;
 exports it to RUNS/NAME.safetensors; calibrates it there, for a loss of at most half a point; and
 measures that file on the test pictures: exits, cascade, and the logits beside PyTorch's. A network
-whose file stands in weights/ is measured from there. DIR is CIFAR-10's binary layout. --runs is build/zoo unless it is said, and --out
-bench/results/model-zoo.json, where networks that were not named keep what stands there. The recipe is
-train.py's own, or what stands after --:
+whose file stands in weights/ is measured from there. DIR is CIFAR-10's binary layout. --runs is
+build/zoo unless it is said, and --out bench/results/model-zoo.json, where networks that were not named
+keep what stands there. The recipe is train.py's own, or what stands after --:
 
     bench/model_zoo.py --data data resnet20 alexnetb -- --budget --amp
 
